@@ -1,0 +1,62 @@
+"""Shared fixtures: compiled kernels are kept in build/kernels, so that tests and runs share them."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cffi
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ["TINYBERT_RT_CACHE"] = str(ROOT / "build" / "kernels")
+os.environ.pop("TINYBERT_RT_ISA", None)
+
+from tinybert_rt.engine import abi, jit  # noqa: E402
+from tinybert_rt.isa.levels import available_levels, level_by_name  # noqa: E402
+
+LEVELS = [level.name for level in available_levels()]
+_ffi = cffi.FFI()
+_ffi.cdef("\n".join(struct.c_declaration() for struct in abi.STRUCTS))
+
+
+class Functions:
+    """The exports of a module for one level, callable with ints, floats and cffi struct pointers."""
+
+    def __init__(self, level: str, module: str) -> None:
+        self._kernels = jit.load_kernels(level_by_name(level), module)
+
+    def __call__(self, name: str, *arguments: Any) -> int:
+        """Call an export: ints and pointers as int64, Python floats as float32."""
+        kinds = ["float" if isinstance(value, float) else "int64_t" for value in arguments]
+        pointer = _ffi.cast(f"int64_t (*)({', '.join(kinds)})", self._kernels.address(name))
+        values = [int(_ffi.cast("intptr_t", value)) if isinstance(value, _ffi.CData) else value for value in arguments]
+        return int(pointer(*values))
+
+    @staticmethod
+    def struct(name: str, **fields: Any) -> Any:
+        """A C struct of the ABI with some fields set."""
+        return _ffi.new(f"{name} *", fields)
+
+
+@cache
+def compiled(level: str, module: str) -> Functions:
+    """The exports of a test module, compiled once per session and level."""
+    return Functions(level, module)
+
+
+@pytest.fixture(params=LEVELS)
+def kernels(request: pytest.FixtureRequest) -> Functions:
+    """The kernels of tests/kernel_exports.py, on every level of this machine in turn."""
+    return compiled(request.param, "kernel_exports")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real data and vocabularies beside the checkout; tests that need it are skipped without it."""
+    path = ROOT.parent / "shared"
+    if not path.is_dir():
+        pytest.skip("the folder ../shared with real data is not here")
+    return path

@@ -1,0 +1,159 @@
+"""The command line: results, streams, and one clear line with exit code 2 for bad input."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from models import small_model_file
+
+import tinybert_rt as tb
+from tinybert_rt.cli import main
+
+LINES = ["the cat sat on the mat", "a fast dog", "small model vector", "text of the cat"]
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    path = tmp_path / "lines.txt"
+    path.write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    return path
+
+
+def run(*arguments: object) -> int:
+    return main([str(each) for each in arguments])
+
+
+def expected(**options: Any) -> np.ndarray:
+    return tb.load(small_model_file(), threads=1).encode(LINES, **options)
+
+
+def test_info_prints_facts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info", small_model_file()) == 0
+    out = capsys.readouterr().out
+    assert "hidden_size" in out
+    assert "int8" in out
+    assert run("info", small_model_file(), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["layers"] == 2
+
+
+def test_embed_writes_npy(lines: Path, tmp_path: Path) -> None:
+    out = tmp_path / "vectors.npy"
+    assert run("embed", lines, "--out", out, "--model", small_model_file()) == 0
+    assert np.load(out).tobytes() == expected().tobytes()
+    assert run("embed", lines, "--out", out, "--model", small_model_file(), "--dtype", "binary", "--dim", 32) == 0
+    assert (np.load(out) == expected(dtype="binary", dim=32)).all()
+
+
+def test_embed_writes_jsonl_that_reads_back_to_the_same_floats(lines: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("embed", lines, "--out", "-", "--model", small_model_file()) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert np.array([row["vector"] for row in rows], np.float32).tobytes() == expected().tobytes()
+    assert rows[0]["tokens"] == 8
+    assert rows[0]["truncated"] is False
+
+
+def test_embed_reads_jsonl_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = tmp_path / "texts.jsonl", tmp_path / "v.npy"
+    source.write_text("".join(json.dumps({"body": line}) + "\n" for line in LINES))
+    assert run("embed", source, "--field", "body", "--out", out, "--model", small_model_file()) == 0
+    assert (np.load(out) == expected()).all()
+    stdin = io.TextIOWrapper(io.BytesIO("\n".join(LINES).encode()))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert run("embed", "--out", out, "--model", small_model_file()) == 0
+    assert (np.load(out) == expected()).all()
+
+
+def test_rank_prints_the_best_lines(lines: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("rank", "a fast dog", lines, "--top", 2, "--model", small_model_file()) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split(maxsplit=2) == ["1.0000", "2", "a fast dog"]
+    assert float(second.split()[0]) < 1
+    assert run("rank", "a fast dog", lines, "--json", "--model", small_model_file()) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[0]) == {"score": 1.0, "line": 2, "text": "a fast dog"}
+
+
+def test_truncation_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "long.txt"
+    source.write_text("cat " * 300 + "\ncat\n")
+    assert run("embed", source, "--out", tmp_path / "v.npy", "--model", small_model_file()) == 0
+    assert "1 of 2 texts had more than 96 tokens" in capsys.readouterr().err
+
+
+def test_a_pipe_that_closes_early_is_no_error() -> None:
+    command = f"{sys.executable} -m tinybert_rt embed --out - --model {small_model_file()}"
+    process = subprocess.run(
+        f'yes "the cat sat" | head -20000 | {command} | head -1 | cut -c1-10',
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.stdout.startswith('{"vector"')
+    assert process.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "{tmp}/nowhere.tbrt"], "nowhere.tbrt: no such file"),
+        (["info", "{lines}"], "lines.txt"),
+        (["info", "{model}", "--isa", "sse9"], "sse9"),
+        (["info", "{model}", "--threads", "0"], "threads must be between"),
+        (["embed", "{tmp}/nowhere.txt", "--out", "{tmp}/v.npy"], "nowhere.txt"),
+        (["embed", "{lines}", "--out", "{tmp}/v.csv"], ".npy or .jsonl"),
+        (["embed", "{lines}", "--out", "{tmp}/no/such/folder/v.npy"], "No such file or directory"),
+        (["embed", "{lines}", "--out", "{tmp}/v.npy", "--dim", "1000"], "dim must be between"),
+        (["embed", "{lines}"], "--out"),
+        (["embed", "{empty}", "--out", "{tmp}/v.npy"], "no texts"),
+        (["embed", "{latin1}", "--out", "{tmp}/v.npy"], "line 2 is not valid UTF-8"),
+        (["embed", "{lines}", "--format", "jsonl", "--out", "{tmp}/v.npy"], "line 1 is not JSON"),
+        (["embed", "{json}", "--out", "{tmp}/v.npy"], "no string in the field 'text'"),
+        (["rank", "a", "{empty}"], "no texts"),
+        (["rank", "a", "{lines}", "--top", "0"], "--top must be at least 1"),
+        (["rank", "a"], "file"),
+        ([], "COMMAND"),
+        (["fly"], "fly"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, lines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "latin1.txt").write_bytes(b"a cat\ncaf\xe9\n")
+    (tmp_path / "no-field.jsonl").write_text('{"body": "x"}\n')
+    names = {
+        "tmp": tmp_path,
+        "lines": lines,
+        "model": small_model_file(),
+        "empty": tmp_path / "empty.txt",
+        "latin1": tmp_path / "latin1.txt",
+        "json": tmp_path / "no-field.jsonl",
+    }
+    given = [each.format(**names) for each in arguments]
+    if given and given[0] in ("embed", "rank"):
+        given += ["--model", str(small_model_file())]
+    assert main(given) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    error_lines = captured.err.strip().splitlines()
+    assert len(error_lines) == 1
+    assert message in error_lines[0]
+    assert not list(tmp_path.glob("v.npy*"))
+
+
+def test_a_failed_embed_leaves_an_older_file_alone(tmp_path: Path, lines: Path) -> None:
+    out = tmp_path / "v.npy"
+    out.write_bytes(b"older")
+    with lines.open("ab") as file:
+        file.write(b"\xff\n")
+    assert run("embed", lines, "--out", out, "--model", small_model_file()) == 2
+    assert out.read_bytes() == b"older"

@@ -1,0 +1,115 @@
+"""The encoder against `transformers` on small random-weight models, float and int8, ragged batches, all levels and threads."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import LEVELS
+from models import convert, ragged, write_checkpoint
+
+import tinybert_rt as tb
+
+LENGTHS = [1, 2, 3, 7, 16, 17, 31, 64, 5, 33, 90]
+
+# Name → configuration; sizes sweep the edges of tiles and heads.
+CONFIGS: dict[str, dict[str, Any]] = {
+    "tiny": {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 512},
+    "narrow-heads": {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 80, "num_hidden_layers": 3},
+    "head-of-26": {"hidden_size": 312, "num_attention_heads": 12, "intermediate_size": 1200},
+    "odd": {"hidden_size": 36, "num_attention_heads": 3, "intermediate_size": 77, "num_hidden_layers": 1},
+    "tanh": {"hidden_act": "gelu_new"},
+    "relu": {"hidden_act": "relu", "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+}
+
+
+def reference(model: Any, ids: np.ndarray, offsets: np.ndarray, types: np.ndarray) -> np.ndarray:
+    """Last hidden states of all tokens by torch, one text at a time."""
+    import torch
+
+    states = []
+    with torch.inference_mode():
+        for start, end in pairwise(offsets):
+            text = torch.from_numpy(ids[start:end].astype(np.int64))[None]
+            kind = torch.from_numpy(types[start:end].astype(np.int64))[None]
+            states.append(model(input_ids=text, token_type_ids=kind).last_hidden_state[0].numpy())
+    return np.concatenate(states)
+
+
+def tolerance(layers: int, magnitude: float) -> float:
+    """Float32 rounding grows with depth; measured constants of transformers against itself in float64 are about a third."""
+    return 3e-6 * (layers + 1) * magnitude
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_float_model_matches_transformers(name: str, tmp_path: Path) -> None:
+    config = CONFIGS[name]
+    model = write_checkpoint(tmp_path, **config)
+    ids, offsets, types = ragged(LENGTHS, model.config.vocab_size)
+    types = np.minimum(types, model.config.type_vocab_size - 1).astype(np.uint8)
+    expected = reference(model, ids, offsets, types)
+    got = tb.load(convert(tmp_path, "f32"), threads=1).encode_ids(ids, offsets, types, hidden_states=True)
+    assert np.abs(got - expected).max() <= tolerance(model.config.num_hidden_layers, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_int8_model_stays_near_the_float_model(name: str, tmp_path: Path) -> None:
+    model = write_checkpoint(tmp_path, **CONFIGS[name])
+    ids, offsets, types = ragged(LENGTHS, model.config.vocab_size)
+    types = np.minimum(types, model.config.type_vocab_size - 1).astype(np.uint8)
+    expected = reference(model, ids, offsets, types)
+    got = tb.load(convert(tmp_path, "int8"), threads=1).encode_ids(ids, offsets, types, hidden_states=True)
+    cosine = (got * expected).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(expected, axis=1)
+    assert cosine.mean() >= 0.995
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_pooling_matches_its_definition(pooling: str, normalize: bool, tmp_path: Path) -> None:
+    model = write_checkpoint(tmp_path, pooling=pooling, normalize=normalize)
+    ids, offsets, types = ragged(LENGTHS, model.config.vocab_size)
+    states = reference(model, ids, offsets, types).astype(np.float64)
+    texts = [states[a:b] for a, b in pairwise(offsets)]
+    expected = np.stack([{"cls": x[0], "mean": x.mean(0), "max": x.max(0)}[pooling] for x in texts])
+    if normalize:
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    got = tb.load(convert(tmp_path, "f32"), threads=1).encode_ids(ids, offsets, types)
+    assert np.abs(got - expected).max() < 2e-5
+
+
+@pytest.mark.parametrize("dtype", ["int8", "f32"])
+def test_the_same_bytes_on_every_level_with_any_threads_and_neighbours(dtype: str, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, hidden_size=96, num_attention_heads=3)
+    path = convert(tmp_path, dtype)
+    lengths = [int(n) for n in np.random.default_rng(3).integers(1, 97, 120)]
+    ids, offsets, types = ragged(lengths, 100)
+    first = tb.load(path, threads=1, isa=LEVELS[-1]).encode_ids(ids, offsets, types)
+    for level in LEVELS:
+        for threads in (1, 2, 3):
+            model = tb.load(path, threads=threads, isa=level)
+            assert model.encode_ids(ids, offsets, types).tobytes() == first.tobytes(), (level, threads)
+            for i in (0, 17, 119):
+                a, b = offsets[i], offsets[i + 1]
+                alone = model.encode_ids(ids[a:b], np.array([0, b - a]), types[a:b])
+                assert alone.tobytes() == first[i].tobytes(), (level, threads, i)
+
+
+def test_bad_ids_are_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    model = tb.load(convert(tmp_path, "int8"), threads=1)
+    good = np.array([2, 5, 3], np.int32)
+    for ids, offsets, types in (
+        (np.array([2, 100000, 3]), [0, 3], None),
+        (np.array([2, -1, 3]), [0, 3], None),
+        (good, [0, 3], np.array([0, 2, 0], np.uint8)),
+    ):
+        with pytest.raises(tb.errors.TokenIdError, match="text 0"):
+            model.encode_ids(ids, np.array(offsets), types)
+    for offsets in ([0, 2], [1, 3], [0, 0, 3], [0]):
+        with pytest.raises(tb.errors.InvalidArgumentError, match="offsets"):
+            model.encode_ids(good, np.array(offsets))
+    with pytest.raises(tb.errors.InvalidArgumentError, match="97 tokens"):
+        model.encode_ids(np.full(97, 5), np.array([0, 97]))

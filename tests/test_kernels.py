@@ -1,0 +1,261 @@
+"""Kernels against float64 and exact integer references, on every level of the machine; and the same bytes on all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from conftest import LEVELS, Functions, compiled
+from scipy.special import erf
+
+from tinybert_rt.isa.levels import level_by_name
+
+EDGES = [1, 2, 3, 5, 6, 7, 12, 13, 17, 31]
+
+
+def at(array: np.ndarray) -> int:
+    return int(array.ctypes.data)
+
+
+def random(*shape: int, scale: float = 1.0) -> np.ndarray:
+    """Normal values; the seed comes from the shape."""
+    seed = int.from_bytes(hashlib.sha256(repr(shape).encode()).digest()[:4], "little")
+    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
+
+
+def tolerance(depth: int, magnitude: float) -> float:
+    """Float32 rounding of a sum of `depth` products that add up to `magnitude` in absolute value."""
+    return float(np.finfo(np.float32).eps * (depth + 4) * magnitude)
+
+
+# ---------------------------------------------------------------- elementary functions
+
+
+def test_exp2_has_its_stated_relative_error(kernels: Functions) -> None:
+    x = np.linspace(-126, 127, 1 << 16).astype(np.float32)
+    y = np.empty_like(x)
+    kernels("map_exp2", x.size, at(x), at(y))
+    exact = np.exp2(x.astype(np.float64))
+    assert np.abs(y / exact - 1).max() < 2.5e-7
+
+
+@pytest.mark.parametrize(
+    ("kind", "reference", "error"),
+    [
+        (0, lambda x: 0.5 * x * (1 + erf(x / np.sqrt(2))), 4e-7),
+        (1, lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))), 1e-6),
+        (2, lambda x: np.maximum(x, 0), 0.0),
+    ],
+    ids=["gelu", "gelu_tanh", "relu"],
+)
+def test_activation_has_its_stated_error(
+    kernels: Functions, kind: int, reference: Callable[[np.ndarray], np.ndarray], error: float
+) -> None:
+    x = np.linspace(-12, 12, 1 << 16).astype(np.float32)
+    y = np.empty_like(x)
+    kernels("map_activation", kind, x.size, at(x), at(y))
+    exact = reference(x.astype(np.float64))
+    assert (np.abs(y - exact) <= error * np.maximum(1, np.abs(exact) / 4)).all()
+
+
+def test_fma_rounds_once(kernels: Functions) -> None:
+    """Against exact rational arithmetic, with cancellation, halfway cases, huge and tiny values."""
+    from fractions import Fraction
+
+    rng = np.random.default_rng(7)
+    a = (rng.standard_normal(2048) * 2.0 ** rng.integers(-40, 40, 2048)).astype(np.float32)
+    b = (rng.standard_normal(2048) * 2.0 ** rng.integers(-40, 40, 2048)).astype(np.float32)
+    c = (-(a.astype(np.float64) * b) * (1 + rng.choice([0, 2.0**-24, -(2.0**-23), 1.0], 2048))).astype(np.float32)
+    c[::5] = rng.standard_normal(c[::5].size).astype(np.float32)
+    y = np.empty_like(a)
+    kernels("map_fma", a.size, at(a), at(b), at(c), at(y))
+    for i in range(a.size):
+        exact = Fraction(float(a[i])) * Fraction(float(b[i])) + Fraction(float(c[i]))
+        got = Fraction(float(y[i]))
+        above = Fraction(float(np.nextafter(y[i], np.float32(np.inf))))
+        below = Fraction(float(np.nextafter(y[i], np.float32(-np.inf))))
+        assert abs(got - exact) <= min(abs(above - exact), abs(below - exact))
+
+
+def test_rounding_is_half_to_even(kernels: Functions) -> None:
+    x = np.concatenate([np.arange(-600, 600) / 2, random(80, scale=1e5)]).astype(np.float32)
+    y = np.empty(x.size, np.int32)
+    kernels("map_round", x.size, at(x), at(y))
+    assert (y == np.rint(x)).all()
+
+
+def test_reductions_add_in_the_fixed_tree(kernels: Functions) -> None:
+    x = random(16, scale=1e3)
+    y = np.empty(3, np.float32)
+    kernels("sum_lanes", at(x), at(y))
+    tree = x.copy()
+    while tree.size > 1:
+        half = tree.size // 2
+        tree = tree[:half] + tree[half:]
+    assert y[0] == tree[0]
+    assert y[1] == x.min()
+    assert y[2] == x.max()
+
+
+def test_transpose(kernels: Functions) -> None:
+    x = random(16, 21)
+    y = np.empty((16, 16), np.float32)
+    kernels("transpose", at(x), 21 * 4, at(y))
+    assert (y == x[:, :16].T).all()
+
+
+# ---------------------------------------------------------------- products
+
+
+@pytest.mark.parametrize("rows", EDGES)
+@pytest.mark.parametrize("groups", [1, 2, 7, 96])
+def test_int8_tile_is_exact(kernels: Functions, rows: int, groups: int, request: pytest.FixtureRequest) -> None:
+    columns = level_by_name(request.node.callspec.params["kernels"]).tile_int8[1]
+    rng = np.random.default_rng(rows * 1000 + groups)
+    a = rng.integers(0, 256, (rows, groups * 4), np.uint8)
+    b = rng.integers(-127, 128, (columns, groups, 16, 4)).astype(np.int8)
+    a[0], b[0, :, 0] = 255, 127  # the largest sum: 16-bit accumulators would saturate
+    out = np.empty((rows, columns * 16), np.int32)
+    arguments = np.array([at(a), groups * 4, at(b), groups * 64, groups, rows, at(out), columns * 64], np.int64)
+    kernels("int8_product", at(arguments))
+    weights = b.transpose(0, 2, 1, 3).reshape(columns * 16, groups * 4)
+    assert (out == a.astype(np.int64) @ weights.astype(np.int64).T).all()
+
+
+@pytest.mark.parametrize("rows", EDGES)
+@pytest.mark.parametrize("depth", [1, 13, 384])
+@pytest.mark.parametrize("blocks", [2, 4, 6])
+def test_float_product_is_a_chain_of_fma(kernels: Functions, rows: int, depth: int, blocks: int) -> None:
+    a = random(rows, depth)
+    b = random(blocks, depth, 16)
+    out = np.empty((rows, blocks * 16), np.float32)
+    arguments = np.array([at(a), depth * 4, at(b), depth * 64, 64, depth, blocks, rows, at(out), blocks * 64], np.int64)
+    kernels("float_matrix", at(arguments))
+    exact = np.einsum("rk,bkl->rbl", a.astype(np.float64), b.astype(np.float64)).reshape(rows, -1)
+    magnitude = np.einsum("rk,bkl->rbl", np.abs(a), np.abs(b)).reshape(rows, -1)
+    assert (np.abs(out - exact) <= tolerance(depth, 1.0) * magnitude).all()
+
+
+# ---------------------------------------------------------------- rows
+
+
+@pytest.mark.parametrize("width", [64, 128, 384, 832])
+def test_quantize_row_matches_its_definition(kernels: Functions, width: int) -> None:
+    for shift in (0.0, 5.0, -5.0):
+        x = random(width, scale=2.0) + np.float32(shift)
+        q = np.empty(width, np.uint8)
+        scale, zero = np.empty(1, np.float32), np.empty(1, np.int32)
+        kernels("quantize_row", at(x), width, at(q), at(scale), at(zero))
+        low, high = min(x.min(), 0), max(x.max(), 0)
+        assert scale[0] == np.float32(np.float32(high - low) / np.float32(255))
+        inverse = np.float32(255) / np.float32(high - low)
+        assert zero[0] == np.rint(np.float32(-low) * inverse)
+        assert (q == np.clip(np.rint(x * inverse) + zero[0], 0, 255)).all()
+        assert np.abs(scale[0] * (q.astype(np.float64) - zero[0]) - x).max() <= scale[0] * 0.51 + 1e-6
+
+
+def test_quantize_row_of_zeros(kernels: Functions) -> None:
+    x, q = np.zeros(64, np.float32), np.full(64, 9, np.uint8)
+    scale, zero = np.empty(1, np.float32), np.empty(1, np.int32)
+    kernels("quantize_row", at(x), 64, at(q), at(scale), at(zero))
+    assert (scale[0], zero[0], q.max()) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("size", [16, 26, 64, 100, 312, 384])
+def test_layer_norm_row(kernels: Functions, size: int) -> None:
+    width = -(-size // 64) * 64
+    x = np.zeros(width, np.float32)
+    x[:size] = random(size) * 3 + 1
+    weight, bias = np.zeros(width, np.float32), np.zeros(width, np.float32)
+    weight[:size], bias[:size] = random(size, 2)[:, 0], random(size, 3)[:, 0]
+    out = np.empty(width, np.float32)
+    norm = kernels.struct("tbrt_norm", weight=at(weight), bias=at(bias))
+    kernels("layer_norm_row", at(x), size, width, norm, 1e-12, at(out))
+    x64 = x[:size].astype(np.float64)
+    exact = (x64 - x64.mean()) / np.sqrt(x64.var() + 1e-12) * weight[:size] + bias[:size]
+    assert np.abs(out[:size] - exact).max() < 2e-6 * np.abs(exact).max()
+    assert (out[size:] == 0).all()
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 7, 40])
+def test_pooling_and_normalization(kernels: Functions, tokens: int) -> None:
+    x = random(tokens, 128)
+    out = np.empty(128, np.float32)
+    kernels("pool_mean", at(x), tokens, 128, at(out))
+    assert np.allclose(out, x.astype(np.float64).mean(0), atol=1e-6)
+    kernels("normalize_row", at(out), 128)
+    assert abs(np.linalg.norm(out.astype(np.float64)) - 1) < 1e-6
+    kernels("pool_max", at(x), tokens, 128, at(out))
+    assert (out == x.max(0)).all()
+
+
+def test_normalizing_zeros_gives_zeros(kernels: Functions) -> None:
+    x = np.zeros(64, np.float32)
+    kernels("normalize_row", at(x), 64)
+    assert (x == 0).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_non_finite_values_are_found(kernels: Functions, bad: float) -> None:
+    x = random(128)
+    assert kernels("is_finite_row", at(x), 128) == 1
+    x[77] = bad
+    assert kernels("is_finite_row", at(x), 128) == 0
+
+
+# ---------------------------------------------------------------- attention
+
+
+@pytest.mark.parametrize("tokens", [*EDGES, 64, 130])
+@pytest.mark.parametrize("head_size", [16, 26, 32, 48, 64])
+def test_attention_head(kernels: Functions, tokens: int, head_size: int) -> None:
+    width = -(-head_size // 16) * 16
+    padded = -(-tokens // 64) * 64 + 64
+    q, k, v = (np.zeros((padded, width), np.float32) for _ in range(3))
+    for index, array in enumerate((q, k, v)):
+        array[:tokens, :head_size] = random(tokens, head_size, index + 1)[:, :, 0] * 2
+        array[tokens:] = np.nan  # what lies behind a text must not matter
+    out = np.zeros((tokens, width), np.float32)
+    scratch = np.full((padded * width + 16 * padded + 16 * (width + 64) + 64) * 2, np.nan, np.float32)
+    scale = float(np.float32(1 / np.sqrt(head_size)))
+    kernels("attention_head", at(q), at(k), at(v), tokens, width, scale, at(out), width * 4, at(scratch), padded)
+    q64, k64, v64 = (array[:tokens].astype(np.float64) for array in (q, k, v))
+    scores = q64 @ k64.T * scale
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    exact = weights / weights.sum(1, keepdims=True) @ v64
+    assert np.abs(out - exact).max() < 5e-6 * np.abs(v64).max()
+
+
+# ---------------------------------------------------------------- the promise
+
+
+def test_every_level_gives_the_same_bytes() -> None:
+    """Float kernels on all levels of this machine, compared bit by bit."""
+    digests = set()
+    for level in LEVELS:
+        kernels = compiled(level, "kernel_exports")
+        x = random(37, 384, scale=3.0)
+        results = [x]
+        for kind in (0, 1, 2):
+            y = np.empty_like(x)
+            kernels("map_activation", kind, x.size, at(x), at(y))
+            results.append(y)
+        y = np.empty_like(x)
+        kernels("map_exp2", x.size, at(x), at(y))
+        weights = random(8, 384, 16)
+        product = np.empty((37, 128), np.float32)
+        arguments = np.array([at(x), 1536, at(weights), 384 * 64, 64, 384, 8, 37, at(product), 512], np.int64)
+        kernels("float_matrix", at(arguments))
+        q = np.empty((37, 384), np.uint8)
+        scales, zeros = np.empty(37, np.float32), np.empty(37, np.int32)
+        for row in range(37):
+            kernels("quantize_row", at(x[row]), 384, at(q[row]), at(scales[row:]), at(zeros[row:]))
+        heads = random(3, 128, 32)
+        context = np.empty((37, 32), np.float32)
+        scratch = np.zeros(1 << 16, np.float32)
+        kernels("attention_head", at(heads[0]), at(heads[1]), at(heads[2]), 37, 32, 0.17, at(context), 128, at(scratch), 64)
+        results += [y, product, q, scales, zeros, context]
+        digests.add(hashlib.sha256(b"".join(each.tobytes() for each in results)).hexdigest())
+    assert len(digests) == 1

@@ -1,0 +1,41 @@
+"""tinybert_rt: BERT-family encoders in one int8 file, from raw text to vectors on a CPU.
+
+    import tinybert_rt as tb
+
+    model = tb.load()
+    vectors = model.encode(["A text.", "Another one."])
+
+Importing this package loads neither Numba nor NumPy; the first use of `load` does what is needed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = ["Encoded", "Model", "Ranked", "TinyBertError", "Tokens", "TruncationWarning", "errors", "load"]
+
+if TYPE_CHECKING:
+    from tinybert_rt import errors
+    from tinybert_rt.errors import TinyBertError, TruncationWarning
+    from tinybert_rt.model import Model, load
+    from tinybert_rt.vectors import Encoded, Ranked, Tokens
+
+_MODEL_NAMES = {"Encoded", "Model", "Ranked", "Tokens", "load"}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _MODEL_NAMES:
+        return getattr(import_module("tinybert_rt.model"), name)
+    if name == "errors":
+        return import_module("tinybert_rt.errors")
+    if name in ("TinyBertError", "TruncationWarning"):
+        return getattr(import_module("tinybert_rt.errors"), name)
+    raise AttributeError(f"module 'tinybert_rt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

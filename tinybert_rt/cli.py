@@ -1,0 +1,337 @@
+"""The command line: `tinybert-rt info | embed | rank`, and the tools (`convert`, `evaluate`)."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
+
+from tinybert_rt import __version__
+from tinybert_rt.errors import TinyBertError
+
+if TYPE_CHECKING:
+    from tinybert_rt.model import Model
+    from tinybert_rt.vectors import Encoded
+
+TOOLS = ("convert", "evaluate")
+_USAGE_ERROR = 2
+
+
+class _UsageError(Exception):
+    """Bad input to a command: one line, exit code 2."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors are one line."""
+
+    def error(self, message: str) -> Any:
+        raise _UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and arguments[0] in TOOLS:
+        return _run_tool(arguments[0], arguments[1:])
+    try:
+        options = _parser().parse_args(arguments)
+        options.run(options)
+        sys.stdout.flush()
+        return 0
+    except (TinyBertError, _UsageError) as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        # The reader went away (`| head`): nothing more to say, and nothing may be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}")
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(message: str) -> int:
+    print(f"tinybert-rt: error: {' '.join(message.split())}", file=sys.stderr)
+    return _USAGE_ERROR
+
+
+def _run_tool(name: str, arguments: list[str]) -> int:
+    """The tools beside the package: in a checkout `tools/`, in an installed package `tinybert_rt/_tools/`."""
+    for package in ("tinybert_rt._tools", "tools"):
+        try:
+            module = importlib.import_module(f"{package}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name in (package, f"{package}.{name}", package.partition(".")[0]):
+                continue
+            return _fail(f"{name} needs the package {error.name!r}: pip install 'tinybert-rt[tools]'")
+        return int(module.main(arguments))
+    return _fail(f"{name}: the tools are not part of this installation")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="tinybert-rt", description="Text in, vectors out: BERT-family encoders on a CPU.")
+    parser.add_argument("--version", action="version", version=f"tinybert-rt {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    info = commands.add_parser("info", help="what is in a model file, and what runs it")
+    info.add_argument("model", nargs="?", help="a .tbrt file; default: the bundled all-MiniLM-L6-v2")
+    info.add_argument("--json", action="store_true", help="one JSON object")
+    _engine_options(info)
+    info.set_defaults(run=_info)
+
+    embed = commands.add_parser("embed", help="vectors of the lines of a file, as a stream")
+    embed.add_argument("input", nargs="?", default="-", help="a .txt (a text a line) or .jsonl file; '-' is standard input")
+    embed.add_argument("--out", required=True, help="a .npy or .jsonl file; '-' writes jsonl to standard output")
+    embed.add_argument("--model", help="a .tbrt file; default: the bundled model")
+    embed.add_argument("--field", default="text", help="the text's field in jsonl input (default: text)")
+    embed.add_argument("--format", choices=("txt", "jsonl"), help="of the input; default: by the file's name, else txt")
+    embed.add_argument("--dim", type=int, help="keep the first DIM elements of each vector (Matryoshka models)")
+    embed.add_argument("--dtype", default="float32", choices=("float32", "int8", "binary"))
+    embed.add_argument("--truncation", default="truncate", choices=("truncate", "error"), help="of texts that are too long")
+    _engine_options(embed)
+    embed.set_defaults(run=_embed)
+
+    rank = commands.add_parser("rank", help="the lines of a file that answer a query best")
+    rank.add_argument("query")
+    rank.add_argument("file", help="a text a line; '-' is standard input")
+    rank.add_argument("--top", type=int, default=10, help="lines to print (default: 10)")
+    rank.add_argument("--model", help="a .tbrt file; default: the bundled model")
+    rank.add_argument("--json", action="store_true", help="one JSON object a line")
+    _engine_options(rank)
+    rank.set_defaults(run=_rank)
+
+    for tool in TOOLS:
+        commands.add_parser(tool, help=f"see tinybert-rt {tool} --help", add_help=False)
+    return parser
+
+
+def _engine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, help="workers; default: the CPUs that this process may use")
+    parser.add_argument("--isa", help="instruction-set level; default: the best of this machine")
+
+
+def _load(path: str | None, options: argparse.Namespace) -> Model:
+    from tinybert_rt.model import load
+
+    return load(path, threads=options.threads, isa=options.isa)
+
+
+def _info(options: argparse.Namespace) -> None:
+    from tinybert_rt.isa.levels import available_levels
+
+    model = _load(options.model, options)
+    facts = model.info()
+    facts["available_isa"] = [level.name for level in available_levels()]
+    if options.json:
+        print(json.dumps({**facts, "metadata": model.metadata}, ensure_ascii=False))
+        return
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {' '.join(value) if isinstance(value, list) else value}")
+    for name in ("source", "license"):
+        if name in model.metadata:
+            print(f"{name:<{width}}  {model.metadata[name]}")
+
+
+# ---------------------------------------------------------------- reading texts
+
+
+@contextmanager
+def _open_input(path: str) -> Iterator[IO[bytes]]:
+    if path == "-":
+        yield sys.stdin.buffer
+        return
+    with open(path, "rb") as file:
+        yield file
+
+
+def _lines(file: IO[bytes], name: str) -> Iterator[str]:
+    """The lines of a file as text; invalid UTF-8 is an error that names the line."""
+    for number, line in enumerate(file, 1):
+        try:
+            yield line.rstrip(b"\r\n").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise _UsageError(f"{name}: line {number} is not valid UTF-8 (byte {error.start + 1})") from None
+
+
+def _json_texts(lines: Iterator[str], name: str, field: str) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise _UsageError(f"{name}: line {number} is not JSON: {error}") from None
+        text = value.get(field) if isinstance(value, dict) else value
+        if not isinstance(text, str):
+            raise _UsageError(f"{name}: line {number} has no string in the field {field!r}; --field names another")
+        yield text
+
+
+# ---------------------------------------------------------------- commands
+
+
+def _embed(options: argparse.Namespace) -> None:
+    name = "standard input" if options.input == "-" else options.input
+    form = options.format or ("jsonl" if options.input.endswith((".jsonl", ".ndjson")) else "txt")
+    if options.out != "-" and not options.out.endswith((".npy", ".jsonl")):
+        raise _UsageError(f"--out {options.out}: the name must end in .npy or .jsonl, or be '-'")
+    with _open_input(options.input) as file:
+        model = _load(options.model, options)
+        texts = _lines(file, name)
+        if form == "jsonl":
+            texts = _json_texts(texts, name, options.field)
+        groups = model.stream(texts, dim=options.dim, dtype=options.dtype, truncation=options.truncation)
+        with _vector_writer(options.out) as write:
+            count, truncated = 0, 0
+            with _progress() as show:
+                for group in groups:
+                    write(group)
+                    count += len(group.vectors)
+                    truncated += int(group.truncated.sum())
+                    show(count)
+            if count == 0:
+                raise _UsageError(f"{name}: no texts")
+    if truncated:
+        print(
+            f"tinybert-rt: {truncated} of {count} texts had more than {model.max_tokens} tokens and were truncated",
+            file=sys.stderr,
+        )
+
+
+@contextmanager
+def _vector_writer(path: str) -> Iterator[Callable[[Encoded], None]]:
+    """Writes groups of vectors as they come. A file is complete or not there: it is renamed into place at the end."""
+    if path == "-":
+        yield lambda group: _write_json(sys.stdout, group)
+        return
+    temporary = f"{path}.{os.getpid()}.part"
+    try:
+        if path.endswith(".jsonl"):
+            with open(temporary, "w", encoding="utf-8") as file:
+                yield lambda group: _write_json(file, group)
+        else:
+            with open(temporary, "wb") as binary, _NpyStream(binary) as stream:
+                yield lambda group: stream.write(group.vectors)
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+def _write_json(file: IO[str], group: Encoded) -> None:
+    for vector, tokens, cut in zip(group.vectors, group.token_counts, group.truncated, strict=True):
+        values = vector.tolist() if vector.dtype.kind != "f" else [float(f"{value:.9g}") for value in vector.tolist()]
+        file.write(json.dumps({"vector": values, "tokens": int(tokens), "truncated": bool(cut)}) + "\n")
+
+
+class _NpyStream:
+    """An .npy file whose number of rows is filled in at the end: the header has a fixed length."""
+
+    _HEADER_BYTES = 128
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._rows = 0
+        self._row: Any = None
+
+    def __enter__(self) -> _NpyStream:
+        self._file.write(b"\0" * self._HEADER_BYTES)
+        return self
+
+    def write(self, vectors: Any) -> None:
+        """Append rows; all have one shape and dtype."""
+        self._row = vectors[:0]
+        self._rows += len(vectors)
+        self._file.write(vectors.tobytes())
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is not None or self._row is None:
+            return
+        shape = (self._rows, *self._row.shape[1:])
+        text = repr({"descr": self._row.dtype.str, "fortran_order": False, "shape": shape}).encode()
+        magic = b"\x93NUMPY\x01\x00" + (self._HEADER_BYTES - 10).to_bytes(2, "little")
+        self._file.seek(0)
+        self._file.write(magic + text.ljust(self._HEADER_BYTES - len(magic) - 1) + b"\n")
+
+
+def _rank(options: argparse.Namespace) -> None:
+    if options.top < 1:
+        raise _UsageError(f"--top must be at least 1, not {options.top}")
+    name = "standard input" if options.file == "-" else options.file
+    with _open_input(options.file) as file:
+        model = _load(options.model, options)
+        best = best_lines(model, options.query, _lines(file, name), options.top)
+    if not best:
+        raise _UsageError(f"{name}: no texts")
+    for score, number, line in best:
+        if options.json:
+            print(json.dumps({"score": round(score, 6), "line": number, "text": line}, ensure_ascii=False))
+        else:
+            print(f"{score:.4f}  {number:>6}  {line}")
+
+
+def best_lines(model: Model, query: str, lines: Iterator[str], top: int) -> list[tuple[float, int, str]]:
+    """The `top` lines nearest to the query by cosine similarity: (score, line number, line), best first; blank lines are skipped."""
+    import heapq
+
+    from tinybert_rt.vectors import cosine_similarity
+
+    wanted = model.encode([query], truncation="truncate")[0]
+    best: list[tuple[float, int, str]] = []
+    waiting: list[tuple[int, str]] = []
+
+    def remembered() -> Iterator[str]:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                waiting.append((number, line))
+                yield line
+
+    with _progress() as show:
+        done = 0
+        for group in model.stream(remembered()):
+            scores = cosine_similarity(group.vectors, wanted)
+            for score, (number, line) in zip(scores.tolist(), waiting, strict=False):
+                entry = (score, -number, line)
+                if len(best) < top:
+                    heapq.heappush(best, entry)
+                else:
+                    heapq.heappushpop(best, entry)
+            del waiting[: len(scores)]
+            done += len(scores)
+            show(done)
+    return [(score, -number, line) for score, number, line in sorted(best, reverse=True)]
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int], None]]:
+    """A counter on the terminal, at most five times a second; nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    started = time.perf_counter()
+    last = 0.0
+
+    def show(done: int) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        if now - last >= 0.2:
+            last = now
+            print(f"\r{done} texts, {done / (now - started):.0f} per second", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        if last:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+__all__ = ["best_lines", "main"]

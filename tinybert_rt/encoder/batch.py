@@ -1,0 +1,167 @@
+"""A group of texts through the model: tokenized, cut into chunks, and dealt to the workers.
+
+Many chunks: each worker takes whole chunks, alone. Few: all workers run each chunk together. Which of the two happens
+does not change a result.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinybert_rt.encoder.forward import forward
+from tinybert_rt.encoder.structs import Session
+from tinybert_rt.encoder.team import barrier
+from tinybert_rt.errors import InvalidArgumentError, TokenIdError
+from tinybert_rt.kernels.jit import kernel
+from tinybert_rt.kernels.memory import atomic_add, load_i32, load_i64, load_u8, store_i32, store_i64, store_u8
+from tinybert_rt.kernels.struct_types import struct_at
+from tinybert_rt.text.sequence import tokenize
+from tinybert_rt.text.structs import TokenizeInfo
+
+_NEXT_CHUNK_OFFSET = Session.fields["next_chunk"].offset
+_info_at = struct_at(TokenizeInfo)
+_BAD_ID = TokenIdError.code
+_BAD_ARGUMENT = InvalidArgumentError.code
+
+
+@kernel
+def _tokenize_group(session, request):  # type: ignore[no-untyped-def]
+    """Tokenize texts until the token buffer is full; request.done becomes the number of texts in it."""
+    model = session.model
+    worker = session.locals[0]
+    info = _info_at(worker.pooled)
+    used = 0
+    done = 0
+    step = 1 + request.pairs
+    store_i64(session.id_offsets, 0)
+    while done < request.n_texts and done < session.group_texts and used + request.max_tokens <= session.group_tokens:
+        start = load_i64(request.text_offsets + 8 * done * step)
+        middle = load_i64(request.text_offsets + 8 * (done * step + 1))
+        pair = 0
+        pair_size = -1
+        if request.pairs != 0:
+            pair = request.texts + middle
+            pair_size = load_i64(request.text_offsets + 8 * (done * step + 2)) - middle
+        status = tokenize(
+            model.tokenizer,
+            request.texts + start,
+            middle - start,
+            pair,
+            pair_size,
+            request.max_tokens,
+            request.truncation,
+            session.ids + 4 * used,
+            session.types + used,
+            info,
+            worker.text,
+        )
+        if request.token_counts != 0:
+            store_i32(request.token_counts + 4 * done, info.total)
+        if request.truncated != 0:
+            store_u8(request.truncated + done, info.truncated)
+        if status != 0:
+            request.status = status
+            request.item = done
+            break
+        used += info.count
+        done += 1
+        store_i64(session.id_offsets + 8 * done, used)
+    request.done = done
+    request.ids = session.ids
+    request.types = session.types
+    request.id_offsets = session.id_offsets
+
+
+@kernel
+def tokenize_call(call, text, size, pair, pair_size):
+    """Tokenize one text, or a pair where pair_size ≥ 0; returns the status. See `TokenizeCall` and `text.sequence.tokenize`."""
+    return tokenize(
+        call.tokenizer, text, size, pair, pair_size, call.max_tokens, call.truncation, call.ids, call.types, call.info, call.scratch
+    )
+
+
+@kernel
+def _check_ids(session, request):  # type: ignore[no-untyped-def]
+    """The caller's ids: take as many texts as a group holds, and check each id against the model's tables."""
+    model = session.model
+    done = 0
+    start = load_i64(request.id_offsets)
+    first = start
+    while done < request.n_texts and done < session.group_texts:
+        end = load_i64(request.id_offsets + 8 * (done + 1))
+        if end <= start or end - start > model.max_positions:
+            request.status = _BAD_ARGUMENT
+            request.item = done
+            break
+        if done > 0 and end - first > session.group_tokens:
+            break
+        bad = False
+        for i in range(start, end):
+            token = load_i32(request.ids + 4 * i)
+            if token < 0 or token >= model.vocab_size:
+                bad = True
+            if request.types != 0 and load_u8(request.types + i) >= model.type_vocab_size:
+                bad = True
+        if bad:
+            request.status = _BAD_ID
+            request.item = done
+            break
+        start = end
+        done += 1
+    request.done = done
+
+
+@kernel
+def _cut_chunks(session, request):  # type: ignore[no-untyped-def]
+    """Chunks of consecutive texts of at most chunk_target tokens, or of one text."""
+    chunks = 0
+    tokens = 0
+    store_i64(session.chunks, 0)
+    for text in range(request.done):
+        size = load_i64(request.id_offsets + 8 * (text + 1)) - load_i64(request.id_offsets + 8 * text)
+        if tokens > 0 and tokens + size > session.chunk_target:
+            chunks += 1
+            store_i64(session.chunks + 8 * chunks, text)
+            tokens = 0
+        tokens += size
+    if request.done > 0:
+        chunks += 1
+        store_i64(session.chunks + 8 * chunks, request.done)
+    session.n_chunks = chunks
+    session.next_chunk = 0
+
+
+@kernel
+def encode_group(session, request, worker):  # type: ignore[no-untyped-def]
+    """Encode as many texts of the request as fit one group; called by every worker of the session with its number.
+
+    request.done says how many texts (from the first) are finished; on an error request.status and request.item say what
+    is wrong with which text, and the texts before it are finished. Returns request.status.
+    """
+    workers = session.workers
+    if worker == 0:
+        request.status = 0
+        request.item = -1
+        if request.texts != 0:
+            _tokenize_group(session, request)
+        else:
+            _check_ids(session, request)
+        _cut_chunks(session, request)
+    barrier(session, workers)
+    chunks = session.n_chunks
+    local = session.locals[worker]
+    if workers == 1 or chunks >= 4 * workers or (chunks >= workers and chunks % workers == 0):
+        part = session.slices[worker]
+        # np.int64: a literal would make Numba compile another encoder for it.
+        chunk = atomic_add(session.address + _NEXT_CHUNK_OFFSET, 1)
+        while chunk < chunks:
+            first = load_i64(session.chunks + 8 * chunk)
+            forward(session, request, part, local, first, load_i64(session.chunks + 8 * (chunk + 1)), np.int64(0), np.int64(1))
+            chunk = atomic_add(session.address + _NEXT_CHUNK_OFFSET, 1)
+    else:
+        for chunk in range(chunks):
+            first = load_i64(session.chunks + 8 * chunk)
+            last = load_i64(session.chunks + 8 * (chunk + 1))
+            forward(session, request, session.slices[0], local, first, last, worker, workers)
+    barrier(session, workers)
+    return request.status

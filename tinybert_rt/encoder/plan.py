@@ -1,0 +1,143 @@
+"""The arena: every buffer of a session is placed here once, so that a call allocates nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinybert_rt.encoder.structs import GROUP_TEXTS, GROUP_TOKENS, INNER_ROWS, SMALLEST_CHUNK, Slice, Worker
+from tinybert_rt.kernels.jit import inline, kernel
+from tinybert_rt.kernels.memory import store_f32
+from tinybert_rt.kernels.panels import FLOAT_COLUMNS, FLOAT_ROWS, INT8_COLUMNS, INT8_ROWS, NARROW_COLUMNS
+from tinybert_rt.kernels.struct_types import struct_at
+from tinybert_rt.text.limits import WORD_SCRATCH_BYTES
+
+_TILE_BYTES = 64 * max(INT8_ROWS * INT8_COLUMNS, FLOAT_ROWS * FLOAT_COLUMNS)
+_KEY_MULTIPLE = 16 * NARROW_COLUMNS
+_SLICE_BYTES = Slice.size
+_WORKER_BYTES = Worker.size
+_ZERO = np.float32(0.0)
+_slices_at = struct_at(Slice)
+_workers_at = struct_at(Worker)
+
+
+@inline
+def _round_up(value, multiple):  # type: ignore[no-untyped-def]
+    return (value + multiple - 1) // multiple * multiple
+
+
+@inline
+def _take(cursor, size):  # type: ignore[no-untyped-def]
+    """The cursor behind `size` bytes, 64-byte aligned."""
+    return cursor + _round_up(size, 64)
+
+
+@kernel
+def plan_session(session, model, arena, workers):  # type: ignore[no-untyped-def]
+    """Place all buffers of a session from `arena` on; returns the bytes needed.
+
+    With arena = 0 only the size is worked out. Otherwise `arena` is 64-byte aligned and has as many bytes.
+
+    Args:
+        session: Session, filled here. model: Model. workers: ≥ 1.
+    """
+    session.workers = workers
+    chunk = _round_up(max(model.max_positions, SMALLEST_CHUNK), 64)
+    head_width = _round_up(model.head_size, 16)
+    part_width = _round_up(model.num_heads * head_width, 64)
+    session.chunk_tokens = chunk
+    session.chunk_target = SMALLEST_CHUNK
+    session.group_tokens = max(GROUP_TOKENS, model.max_positions)
+    session.group_texts = GROUP_TEXTS
+    session.head_width = head_width
+    session.head_slots = (part_width + head_width - 1) // head_width
+    session.context_width = part_width
+    session.q_width = max(model.hidden_width, part_width)
+    session.inner_rows = INNER_ROWS
+    session.attention_tokens = chunk
+    session.n_chunks = 0
+    session.next_chunk = 0
+    session.barrier_count = 0
+    session.barrier_generation = 0
+
+    cursor = arena
+    slices = cursor
+    cursor = _take(cursor, workers * _SLICE_BYTES)
+    workers_at = cursor
+    cursor = _take(cursor, workers * _WORKER_BYTES)
+    session.ids = cursor
+    cursor = _take(cursor, session.group_tokens * 4)
+    session.types = cursor
+    cursor = _take(cursor, session.group_tokens)
+    session.id_offsets = cursor
+    cursor = _take(cursor, (GROUP_TEXTS + 1) * 8)
+    session.chunks = cursor
+    cursor = _take(cursor, (GROUP_TEXTS + 1) * 8)
+    for index in range(workers):
+        cursor = _plan_slice(session, model, _slices_at(slices)[index], cursor, arena != 0)
+        cursor = _plan_worker(session, model, _workers_at(workers_at)[index], cursor, arena != 0)
+    if arena != 0:
+        session.model = model
+        session.slices = _slices_at(slices)
+        session.locals = _workers_at(workers_at)
+    return cursor - arena
+
+
+@kernel
+def _plan_slice(session, model, part, cursor, place):  # type: ignore[no-untyped-def]
+    rows = session.chunk_tokens
+    x = cursor
+    q = _take(x, rows * model.hidden_width * 4)
+    scales = _take(q, rows * session.q_width)
+    zeros = _take(scales, rows * 4)
+    heads = _take(zeros, rows * 4)
+    # The last head's keys and values are read up to a whole tile behind the last row.
+    context = _take(heads, (3 * session.head_slots * rows + _KEY_MULTIPLE) * session.head_width * 4 + 64)
+    inner = _take(context, rows * session.context_width * 4)
+    inner_q = _take(inner, session.inner_rows * model.intermediate_width * 4)
+    inner_scales = _take(inner_q, session.inner_rows * model.intermediate_width)
+    inner_zeros = _take(inner_scales, session.inner_rows * 4)
+    row_starts = _take(inner_zeros, session.inner_rows * 4)
+    end = _take(row_starts, (GROUP_TEXTS + 1) * 8)
+    if place:
+        part.x = x
+        part.q = q
+        part.scales = scales
+        part.zeros = zeros
+        part.heads = heads
+        part.context = context
+        part.inner = inner
+        part.inner_q = inner_q
+        part.inner_scales = inner_scales
+        part.inner_zeros = inner_zeros
+        part.row_starts = row_starts
+        _clear_padding(session, model, part)
+    return end
+
+
+@kernel
+def _clear_padding(session, model, part):
+    """Zero the columns of the context that no head writes: its rows are quantized whole."""
+    used = model.num_heads * session.head_width
+    for row in range(session.chunk_tokens):
+        for column in range(used, session.context_width):
+            store_f32(part.context + (row * session.context_width + column) * 4, _ZERO)
+
+
+@kernel
+def _plan_worker(session, model, worker, cursor, place):  # type: ignore[no-untyped-def]
+    tile = cursor
+    attention = _take(tile, _TILE_BYTES)
+    tokens = session.attention_tokens
+    # Keys transposed, scores, context and sums of one tile of query rows, see `kernels.attention.attention_head`.
+    keys_bytes = tokens * session.head_width * 4
+    scores_bytes = FLOAT_ROWS * tokens * 4
+    context_bytes = FLOAT_ROWS * (_round_up(session.head_width, _KEY_MULTIPLE) * 4 + 64)
+    pooled = _take(attention, keys_bytes + scores_bytes + context_bytes)
+    text = _take(pooled, model.hidden_width * 4)
+    end = _take(text, WORD_SCRATCH_BYTES)
+    if place:
+        worker.tile = tile
+        worker.attention = attention
+        worker.pooled = pooled
+        worker.text = text
+    return end

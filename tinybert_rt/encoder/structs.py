@@ -1,0 +1,133 @@
+"""C structs of a running session: the request of one call, and where each buffer lies in the arena."""
+
+from __future__ import annotations
+
+from tinybert_rt.format.structs import Model, Tokenizer
+from tinybert_rt.kernels.structs import PointerTo, Struct
+from tinybert_rt.text.structs import TokenizeInfo
+
+# Where a linear layer writes. Column block b (16 columns) of row r goes to
+#   out + r·row_stride + (b / part_blocks)·part_stride + ((b % part_blocks) / group_blocks)·group_stride + (rest)·64
+# and, with the residual epilogue, the value at the same offset from `residual` is added. All strides in bytes.
+Target = Struct(
+    "tbrt_target",
+    [
+        ("out", "ptr"),
+        ("residual", "ptr"),
+        ("row_stride", "i64"),
+        ("part_blocks", "i64"),
+        ("part_stride", "i64"),
+        ("group_blocks", "i64"),
+        ("group_stride", "i64"),
+    ],
+)
+
+# Buffers of one team of workers that runs a chunk of at most chunk_tokens rows:
+#   x f32 [rows][hidden_width], q u8 [rows][q_width], scales f32 [rows], zeros i32 [rows],
+#   heads f32 [3][head_slots][chunk rows][head_width], context f32 [rows][context_width],
+#   inner f32 [inner_rows][intermediate_width], inner_q u8, inner_scales, inner_zeros likewise,
+#   row_starts i64 [texts + 1].
+Slice = Struct(
+    "tbrt_slice",
+    [
+        ("x", "ptr"),
+        ("q", "ptr"),
+        ("scales", "ptr"),
+        ("zeros", "ptr"),
+        ("heads", "ptr"),
+        ("context", "ptr"),
+        ("inner", "ptr"),
+        ("inner_q", "ptr"),
+        ("inner_scales", "ptr"),
+        ("inner_zeros", "ptr"),
+        ("row_starts", "ptr"),
+        ("first_text", "i64"),
+        ("last_text", "i64"),
+    ],
+)
+
+# What belongs to one worker alone.
+Worker = Struct(
+    "tbrt_worker",
+    [("tile", "ptr"), ("attention", "ptr"), ("pooled", "ptr"), ("text", "ptr"), ("target", Target)],
+)
+
+# One call: n_texts texts, as UTF-8 bytes with offsets, or as token ids with offsets; results into the caller's memory.
+Request = Struct(
+    "tbrt_request",
+    [
+        ("texts", "ptr"),  # UTF-8 bytes, or 0 when ids are given
+        ("text_offsets", "ptr"),  # int64 [n_texts·(1 + pairs) + 1]
+        ("pairs", "i64"),  # 1: two consecutive texts form one pair
+        ("n_texts", "i64"),
+        ("truncation", "i64"),
+        ("max_tokens", "i64"),
+        ("ids", "ptr"),  # int32 [total tokens], or 0
+        ("types", "ptr"),  # u8 [total tokens], or 0 for all zero
+        ("id_offsets", "ptr"),  # int64 [n_texts + 1]
+        ("out", "ptr"),  # float32 [n_texts][dim], or 0
+        ("dim", "i64"),
+        ("hidden", "ptr"),  # float32 [total tokens][hidden_size], or 0
+        ("token_counts", "ptr"),  # int32 [n_texts]: tokens before truncation, or 0
+        ("truncated", "ptr"),  # u8 [n_texts], or 0
+        ("done", "i64"),  # result: texts finished, from the first
+        ("status", "i64"),  # result: 0 or an error code
+        ("item", "i64"),  # result: the text that the error is about
+    ],
+)
+
+# What stays the same from one call of tbrt_tokenize to the next, and the result.
+TokenizeCall = Struct(
+    "tbrt_tokenize_call",
+    [
+        ("tokenizer", PointerTo(Tokenizer)),
+        ("max_tokens", "i64"),
+        ("truncation", "i64"),
+        ("ids", "ptr"),  # int32 [max_tokens]
+        ("types", "ptr"),  # u8 [max_tokens]
+        ("scratch", "ptr"),  # WORD_SCRATCH_BYTES
+        ("info", TokenizeInfo),
+    ],
+)
+
+# A session: the arena's plan and the meeting point of its workers.
+Session = Struct(
+    "tbrt_session",
+    [
+        ("model", PointerTo(Model)),
+        ("workers", "i64"),
+        ("chunk_tokens", "i64"),  # rows that a slice holds
+        ("chunk_target", "i64"),  # a chunk is closed before it grows beyond this, unless it is one long text
+        ("group_tokens", "i64"),  # tokens that the token buffer holds
+        ("group_texts", "i64"),
+        ("head_width", "i64"),
+        ("head_slots", "i64"),
+        ("context_width", "i64"),
+        ("q_width", "i64"),
+        ("inner_rows", "i64"),
+        ("attention_tokens", "i64"),
+        ("slices", PointerTo(Slice)),
+        ("locals", PointerTo(Worker)),
+        ("ids", "ptr"),
+        ("types", "ptr"),
+        ("id_offsets", "ptr"),
+        ("chunks", "ptr"),  # int64 [chunks + 1]: first text of each chunk
+        ("n_chunks", "i64"),
+        ("n_texts", "i64"),
+        ("next_chunk", "i64"),
+        ("barrier_count", "i64"),
+        ("barrier_generation", "i64"),
+        ("yield_thread", "ptr"),  # int (*)(void), or 0
+    ],
+)
+
+SMALLEST_CHUNK = 128
+"""Tokens of a chunk of short texts: enough rows to use the weights well, few enough to stay in the second-level cache."""
+
+INNER_ROWS = 64
+"""Rows of the feed-forward layer's inner activations that are alive at a time."""
+
+GROUP_TOKENS = 8192
+"""Tokens of one group of texts: the step of progress and cancellation."""
+
+GROUP_TEXTS = 1024

@@ -1,0 +1,101 @@
+"""The C ABI: the one list of functions and structs that Python, the JIT and the C library share.
+
+The cffi declarations and the Numba signatures are derived from it. Importing this module does not import Numba.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tinybert_rt.encoder.structs import Request, Session, Slice, Target, TokenizeCall, Worker
+from tinybert_rt.format.structs import ErrorInfo, Layer, Linear, Model, Norm, Table, TensorEntry, Tokenizer
+from tinybert_rt.kernels.structs import Struct
+from tinybert_rt.text.structs import TokenizeInfo
+
+ABI_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Function:
+    """One exported C function.
+
+    Attributes:
+        name: its C name.
+        arguments: name and kind of each argument; a kind is "i64", "ptr" (an address), "text" (the address of UTF-8 bytes)
+            or a Struct (its address).
+        kernel: the Numba function behind it, as "module:name". All return int64.
+        unit: the compilation unit that it is in; units are compiled side by side.
+    """
+
+    name: str
+    arguments: tuple[tuple[str, str | Struct], ...]
+    kernel: str
+    unit: str
+
+    def c_declaration(self) -> str:
+        """The C prototype."""
+        return f"int64_t {self.name}({', '.join(f'{_c_type(kind)}{name}' for name, kind in self.arguments)});"
+
+    def c_pointer_type(self) -> str:
+        """The C type of a pointer to the function."""
+        return f"int64_t (*)({', '.join(_c_type(kind) for _, kind in self.arguments)})"
+
+
+def _c_type(kind: str | Struct) -> str:
+    if isinstance(kind, Struct):
+        return f"{kind.name} *"
+    return "const char *" if kind == "text" else "int64_t "
+
+
+STRUCTS: tuple[Struct, ...] = (
+    ErrorInfo,
+    TensorEntry,
+    Linear,
+    Norm,
+    Table,
+    Layer,
+    Tokenizer,
+    Model,
+    TokenizeInfo,
+    TokenizeCall,
+    Target,
+    Slice,
+    Worker,
+    Request,
+    Session,
+)
+
+FUNCTIONS: tuple[Function, ...] = (
+    Function(
+        "tbrt_model_open",
+        (("data", "ptr"), ("size", "i64"), ("entries", "ptr"), ("max_entries", "i64"), ("model", Model), ("error", ErrorInfo)),
+        "tinybert_rt.format.reader:open_model",
+        "open",
+    ),
+    Function(
+        "tbrt_session_plan",
+        (("session", Session), ("model", Model), ("arena", "ptr"), ("workers", "i64")),
+        "tinybert_rt.encoder.plan:plan_session",
+        "encode",
+    ),
+    Function(
+        "tbrt_encode",
+        (("session", Session), ("request", Request), ("worker", "i64")),
+        "tinybert_rt.encoder.batch:encode_group",
+        "encode",
+    ),
+    Function(
+        "tbrt_tokenize",
+        (("call", TokenizeCall), ("text", "text"), ("size", "i64"), ("pair", "text"), ("pair_size", "i64")),
+        "tinybert_rt.encoder.batch:tokenize_call",
+        "encode",
+    ),
+)
+
+
+UNITS: tuple[str, ...] = tuple(dict.fromkeys(function.unit for function in FUNCTIONS))
+
+
+def c_declarations() -> str:
+    """The C declarations of all structs and functions."""
+    return "\n".join([*(struct.c_declaration() for struct in STRUCTS), *(each.c_declaration() for each in FUNCTIONS)])

@@ -1,0 +1,178 @@
+"""Compiled kernels for this machine: emitted in a child process, cached on disk, loaded without Numba.
+
+The object file is the same that the ahead-of-time library is made of. Compiling happens in a process of its own (Numba's
+CPU target is patched there, see `engine.emit`), so neither the time nor the memory of Numba is spent here, and the
+program's own use of Numba is left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+
+from tinybert_rt.engine.abi import UNITS
+from tinybert_rt.engine.threads import available_cpus
+from tinybert_rt.errors import CompileError
+from tinybert_rt.isa.levels import IsaLevel, llvm_features
+
+ABI_UNITS = tuple(f"tinybert_rt.engine.exports:{unit}" for unit in UNITS)
+CACHE_VARIABLE = "TINYBERT_RT_CACHE"
+_MAGIC = b"TBRTOBJ1"
+_NO_COMPILER = "the kernels must be compiled on this machine, and numba is not installed: pip install 'tinybert-rt[jit]'"
+_PACKAGE = Path(__file__).resolve().parent.parent
+_SOURCES = ("isa", "kernels", "text", "format", "encoder", "engine")
+
+
+class CompiledKernels:
+    """Object files in memory, ready to call. Keep it alive as long as its addresses are used."""
+
+    def __init__(self, objects: Sequence[bytes]) -> None:
+        try:
+            import llvmlite.binding as llvm
+        except ImportError:
+            raise CompileError(_NO_COMPILER) from None
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        machine = llvm.Target.from_default_triple().create_target_machine()
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        for data in objects:
+            self._engine.add_object_file(llvm.ObjectFileRef.from_data(data))
+        self._engine.finalize_object()
+
+    def address(self, name: str) -> int:
+        """The address of the exported function `name`."""
+        return int(self._engine.get_function_address(name))
+
+
+def load_kernels(level: IsaLevel, *units: str) -> CompiledKernels:
+    """The kernels of some units for a level: from the cache, else compiled (and cached where a directory is writable).
+
+    Args:
+        level: the instruction-set level.
+        units: "module" or "module:unit", see `engine.emit`; without any, those of the ABI.
+
+    Raises CompileError when a compiler process fails.
+    """
+    names = {unit: f"{level.name}-{cache_key(level, unit)}.o" for unit in units or ABI_UNITS}
+    objects = {unit: _find(name) for unit, name in names.items()}
+    missing = [unit for unit, data in objects.items() if data is None]
+    if missing:
+        for unit, data in zip(missing, compile_objects(level, missing), strict=True):
+            objects[unit] = data
+            _store(names[unit], data)
+    return CompiledKernels([data for data in objects.values() if data is not None])
+
+
+def _find(name: str) -> bytes | None:
+    for directory in _cache_directories():
+        data = _read(directory / name)
+        if data is not None:
+            return data
+    return None
+
+
+def _cache_directories() -> list[Path]:
+    """Where compiled kernels are looked for and kept; TINYBERT_RT_CACHE names one directory, empty means none."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    if chosen is not None:
+        return [Path(chosen)] if chosen else []
+    candidates = []
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        candidates.append(Path(base) / "tinybert_rt")
+    except (OSError, RuntimeError):
+        pass
+    return candidates
+
+
+def cache_key(level: IsaLevel, unit: str) -> str:
+    """The name of a cached object: it changes with whatever the machine code depends on: sources, compiler versions, level."""
+    digest = hashlib.sha256()
+    versions = [sys.version_info[:2], _version("numba"), _version("llvmlite"), sys.platform]
+    digest.update(repr((versions, level.name, llvm_features(level), unit)).encode())
+    files = [_PACKAGE / "errors.py", *(path for folder in _SOURCES for path in sorted((_PACKAGE / folder).rglob("*.py")))]
+    module = unit.partition(":")[0]
+    if not module.startswith("tinybert_rt."):
+        source = importlib.util.find_spec(module)
+        if source is not None and source.origin:
+            files.append(Path(source.origin))
+    for path in files:
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:24]
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _read(path: Path) -> bytes | None:
+    """A cached object, or None where there is none or it is damaged."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    head = len(_MAGIC) + 32
+    if data[: len(_MAGIC)] != _MAGIC or hashlib.sha256(data[head:]).digest() != data[len(_MAGIC) : head]:
+        return None
+    return data[head:]
+
+
+def _store(name: str, data: bytes) -> None:
+    """Keep an object in the first writable cache directory; replaced atomically, so other processes see all or nothing."""
+    for directory in _cache_directories():
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(_MAGIC + hashlib.sha256(data).digest() + data)
+                os.replace(temporary, directory / name)
+            except BaseException:
+                os.unlink(temporary)
+                raise
+            return
+        except OSError:
+            continue
+
+
+def compile_objects(level: IsaLevel, units: Sequence[str]) -> list[bytes]:
+    """Compile units, each in a child process, side by side; returns their object files. Raises CompileError."""
+    if not sys.executable:
+        raise CompileError("cannot compile kernels: sys.executable is empty, so no Python process can be started")
+    notice = sys.stderr is not None and sys.stderr.isatty()
+    if notice:
+        print(f"tinybert_rt: compiling kernels for {level.name}, once …", end="", file=sys.stderr, flush=True)
+    started = time.perf_counter()
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join([str(_PACKAGE.parent), *filter(None, sys.path)])
+    environment.pop("TINYBERT_RT_ISA", None)
+    try:
+        with ThreadPoolExecutor(available_cpus()) as pool:
+            return list(pool.map(lambda unit: _compile_object(level, unit, environment), units))
+    finally:
+        if notice:
+            print(f" {time.perf_counter() - started:.1f} s", file=sys.stderr)
+
+
+def _compile_object(level: IsaLevel, unit: str, environment: dict[str, str]) -> bytes:
+    command = [sys.executable, "-W", "ignore", "-m", "tinybert_rt.engine.emit", level.name, unit]
+    result = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if result.returncode != 0 or not result.stdout.startswith(b"\x7fELF"):
+        lines = result.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {result.returncode}"]
+        if "numba" in lines[-1] and "No module named" in lines[-1]:
+            raise CompileError(_NO_COMPILER)
+        raise CompileError(f"compiling the kernels for {level.name} failed: {lines[-1]}")
+    return result.stdout

@@ -1,0 +1,52 @@
+"""An opened model file: mapped into memory, checked by the parser behind the ABI."""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinybert_rt.engine.library import Library, ffi
+from tinybert_rt.engine.session import address
+from tinybert_rt.errors import EmptyFileError, ModelNotFoundError, UnreadableFileError
+from tinybert_rt.format.layout import MAX_TENSORS
+from tinybert_rt.format.messages import file_error
+from tinybert_rt.format.metadata import read_metadata
+from tinybert_rt.format.structs import MODEL_BYTES, TensorEntry
+
+PathOrBytes = str | os.PathLike[str] | bytes | bytearray | memoryview
+
+
+class ModelFile:
+    """A model file in memory, mapped or the caller's own bytes, and the structs that point into it."""
+
+    def __init__(self, path: PathOrBytes, library: Library) -> None:
+        self.name = "<memory>"
+        if isinstance(path, (bytes, bytearray, memoryview)):
+            self.data = np.frombuffer(path, np.uint8)
+        else:
+            self.name = os.fspath(path)
+            self.data = _map(self.name)
+        memory = ffi.new("int64_t[]", MODEL_BYTES // 8)
+        self.model = ffi.cast("tbrt_model *", memory)
+        self._memory = memory
+        entries = np.empty(MAX_TENSORS * TensorEntry.size, np.uint8)
+        error = ffi.new("tbrt_error_info *")
+        status = library.model_open(address(self.data), self.data.size, address(entries), MAX_TENSORS, self.model, error)
+        if status != 0:
+            raise file_error(int(status), error, self.name, self.data)
+        self.metadata = read_metadata(self.data)
+
+
+def _map(path: str) -> NDArray[np.uint8]:
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise EmptyFileError(f"{path}: the file is empty; a model file is made with: tinybert-rt convert DIRECTORY --out FILE")
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    except FileNotFoundError:
+        raise ModelNotFoundError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UnreadableFileError(f"{path}: cannot be read: {error.strerror or error}") from None

@@ -1,0 +1,103 @@
+"""Sessions: an arena, its plan and its workers. A model keeps idle ones for the next call."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import numpy as np
+
+from tinybert_rt.engine.library import Library, ffi
+from tinybert_rt.engine.threads import WorkerThreads
+
+
+def address(array: np.ndarray) -> int:
+    """The address of an array's first element."""
+    return int(array.ctypes.data)
+
+
+def _yield_function() -> int:
+    """The address of the C library's `sched_yield`, or 0 where it is not found."""
+    try:
+        finder = ffi.__class__()
+        finder.cdef("int sched_yield(void);")
+        library = finder.dlopen(None)
+        return int(finder.cast("intptr_t", library.sched_yield))
+    except (OSError, AttributeError):
+        return 0
+
+
+_SCHED_YIELD = _yield_function()
+
+
+class Session:
+    """Everything that one call of `encode` needs at a time; used by one caller at a time."""
+
+    def __init__(self, library: Library, model: Any, workers: int) -> None:
+        self.library = library
+        self.workers = workers
+        self.struct = ffi.new("tbrt_session *")
+        self.request = ffi.new("tbrt_request *")
+        size = int(library.session_plan(self.struct, model, 0, workers))
+        # Untouched pages of the arena cost no memory: np.empty leaves them to the system.
+        self._arena = np.empty(size + 64, np.uint8)
+        start = -(-address(self._arena) // 64) * 64
+        library.session_plan(self.struct, model, start, workers)
+        self.struct.yield_thread = _SCHED_YIELD
+        self._threads = WorkerThreads(workers - 1) if workers > 1 else None
+        self._process = os.getpid()
+
+    @property
+    def usable(self) -> bool:
+        """False in a child process that inherited the session without its threads."""
+        return self._threads is None or self._process == os.getpid()
+
+    def run(self) -> int:
+        """Encode one group of the request; returns the status."""
+        if self._threads is None:
+            return int(self.library.encode(self.struct, self.request, 0))
+        encode, struct, request = self.library.encode, self.struct, self.request
+        self._threads.run(lambda worker: encode(struct, request, worker))
+        return int(request.status)
+
+    def close(self) -> None:
+        """End the session's threads."""
+        if self._threads is not None and self._process == os.getpid():
+            self._threads.close()
+
+
+class SessionPool:
+    """Idle sessions of one model. Several threads may take sessions; memory stays with the most that ran at once."""
+
+    def __init__(self, library: Library, model: Any, workers: int) -> None:
+        self._library = library
+        self._model = model
+        self._workers = workers
+        self._idle: list[Session] = []
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+
+    def take(self) -> Session:
+        """An idle session, or a new one."""
+        if self._process != os.getpid():
+            # After a fork the lock may be held by a thread that does not exist here, and the threads are gone.
+            self._lock = threading.Lock()
+            self._idle = [session for session in self._idle if session.usable]
+            self._process = os.getpid()
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return Session(self._library, self._model, self._workers)
+
+    def give_back(self, session: Session) -> None:
+        """Keep a session for the next call."""
+        with self._lock:
+            self._idle.append(session)
+
+    def close(self) -> None:
+        """End all idle sessions."""
+        with self._lock:
+            for session in self._idle:
+                session.close()
+            self._idle.clear()

@@ -1,0 +1,93 @@
+"""Texts on their way across the ABI: UTF-8 with offsets, scratch memory, and the errors of the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinybert_rt.engine.library import ffi
+from tinybert_rt.engine.session import address
+from tinybert_rt.errors import (
+    InvalidArgumentError,
+    InvalidTextError,
+    NonFiniteResultError,
+    TextTooLongError,
+    TinyBertError,
+    TokenIdError,
+    error_classes,
+)
+from tinybert_rt.text.limits import WORD_SCRATCH_BYTES
+
+Text = str | tuple[str, str]
+
+TEXTS_AT_ONCE = 1024
+BYTES_AT_ONCE = 1 << 20
+
+
+def utf8(text: object, index: int) -> bytes:
+    if not isinstance(text, str):
+        raise InvalidTextError(f"text {index} is not a str but {type(text).__name__}")
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidTextError(
+            f"text {index} has a lone surrogate, U+{ord(text[error.start]):04X}, at character {error.start}: it is not valid Unicode"
+        ) from None
+
+
+def batches(texts: Iterator[Text]) -> Iterator[tuple[bytes, NDArray[np.int64], int]]:
+    """Texts as UTF-8 bytes with offsets, at most TEXTS_AT_ONCE and not much more than BYTES_AT_ONCE at a time."""
+    index = 0
+    while True:
+        parts: list[bytes] = []
+        size = 0
+        pairs: int | None = None
+        for text in islice(texts, TEXTS_AT_ONCE):
+            pair = isinstance(text, (tuple, list))
+            if pair and len(text) != 2:
+                raise InvalidTextError(f"text {index} is a tuple of {len(text)} items: a pair has 2")
+            if pairs is None:
+                pairs = int(pair)
+            elif pairs != int(pair):
+                raise InvalidTextError(f"text {index} is {'a pair' if pair else 'no pair'}, unlike those before it")
+            for each in text if pair else (text,):
+                parts.append(utf8(each, index))
+                size += len(parts[-1])
+            index += 1
+            if size >= BYTES_AT_ONCE:
+                break
+        if pairs is None:
+            return
+        offsets = np.zeros(len(parts) + 1, np.int64)
+        np.cumsum([len(part) for part in parts], out=offsets[1:])
+        yield b"".join(parts), offsets, pairs
+
+
+class TokenScratch:
+    """The buffers of one thread's calls of `tokenize`."""
+
+    def __init__(self, capacity: int, model: Any) -> None:
+        self.capacity = capacity
+        self.ids = np.empty(capacity, np.int32)
+        self.types = np.empty(capacity, np.uint8)
+        self._word = np.empty(WORD_SCRATCH_BYTES, np.uint8)
+        self.call = ffi.new("tbrt_tokenize_call *")
+        self.call.tokenizer = int(ffi.cast("intptr_t", ffi.addressof(model, "tokenizer")))
+        self.call.ids = address(self.ids)
+        self.call.types = address(self.types)
+        self.call.scratch = address(self._word)
+        self.info = self.call.info
+
+
+def encode_error(status: int, item: int, tokens: int, limit: int) -> TinyBertError:
+    messages = {
+        TextTooLongError.code: f"text {item} has {tokens} tokens, the limit is {limit}: shorten it, or use truncation='truncate'",
+        NonFiniteResultError.code: f"text {item}: the model computed NaN or infinity; its file is damaged: convert it again",
+        TokenIdError.code: f"text {item} has a token id or type outside the model's tables",
+        InvalidArgumentError.code: f"text {item} has {tokens} tokens: between 1 and {limit} are possible",
+    }
+    return error_classes().get(status, TinyBertError)(messages.get(status, f"text {item}: status {status}"))

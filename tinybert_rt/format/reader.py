@@ -1,0 +1,236 @@
+"""Open a model file that lies in memory: check everything, then fill the structs that the encoder reads.
+
+The file's address needs no alignment: kernels load unaligned. (A mapped file is aligned anyway, which is faster.)
+"""
+
+# Kernels are typed by Numba, not by annotations.
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+
+from __future__ import annotations
+
+from tinybert_rt.format.layout import COLUMN_MULTIPLE, CONFIG_INDEX, LANES, WEIGHT_DTYPES, layer_linears
+from tinybert_rt.format.reader_contents import ANY_SIGN, NOT_NEGATIVE, check_added, check_floats, check_pieces, check_sums, check_trie
+from tinybert_rt.format.reader_header import entries_at, parse_header
+from tinybert_rt.format.reader_rules import check_tensors, field
+from tinybert_rt.format.structs import Layer, Model
+from tinybert_rt.kernels.jit import inline, kernel
+from tinybert_rt.kernels.memory import load_f32
+from tinybert_rt.kernels.struct_types import struct_at
+from tinybert_rt.text.prepare import prepare_wordpiece
+
+_INT8 = WEIGHT_DTYPES["int8"]
+_layers_at = struct_at(Layer)
+_MODEL_BYTES = Model.size
+_QKV_PARTS = layer_linears(1, 1, 1)["attention.qkv"][2]
+
+# In file order, see layout.GLOBAL_RULES.
+_CONFIG, _TRIE, _PIECES, _PIECE_OFFSETS, _ADDED, _FIRST_TABLE = range(6)
+
+_ARCHITECTURE = CONFIG_INDEX["architecture"]
+_NUM_LAYERS = CONFIG_INDEX["num_layers"]
+_HIDDEN_SIZE = CONFIG_INDEX["hidden_size"]
+_NUM_HEADS = CONFIG_INDEX["num_heads"]
+_INTERMEDIATE_SIZE = CONFIG_INDEX["intermediate_size"]
+_VOCAB_SIZE = CONFIG_INDEX["vocab_size"]
+_MAX_POSITIONS = CONFIG_INDEX["max_positions"]
+_TYPE_VOCAB_SIZE = CONFIG_INDEX["type_vocab_size"]
+_ACTIVATION = CONFIG_INDEX["activation"]
+_WEIGHT_DTYPE = CONFIG_INDEX["weight_dtype"]
+_POOLING = CONFIG_INDEX["pooling"]
+_NORMALIZE = CONFIG_INDEX["normalize"]
+_MAX_TOKENS = CONFIG_INDEX["max_tokens"]
+_EPS_BITS = CONFIG_INDEX["layer_norm_eps_bits"]
+_TOKENIZER_KIND = CONFIG_INDEX["tokenizer_kind"]
+_TOKENIZER_FLAGS = CONFIG_INDEX["tokenizer_flags"]
+_MAX_WORD_CHARS = CONFIG_INDEX["max_word_chars"]
+_UNK_ID = CONFIG_INDEX["unk_id"]
+_CLS_ID = CONFIG_INDEX["cls_id"]
+_SEP_ID = CONFIG_INDEX["sep_id"]
+_PAD_ID = CONFIG_INDEX["pad_id"]
+_MASK_ID = CONFIG_INDEX["mask_id"]
+_TRIE_NODES = CONFIG_INDEX["trie_nodes"]
+_ADDED_TOKENS = CONFIG_INDEX["added_tokens"]
+_PIECES_BYTES = CONFIG_INDEX["pieces_bytes"]
+
+
+@inline
+def _pad(value, multiple):
+    return (value + multiple - 1) // multiple * multiple
+
+
+@kernel
+def _read_config(config, model):
+    """The numbers of the model; the configuration has been checked."""
+    model.architecture = field(config, _ARCHITECTURE)
+    model.num_layers = field(config, _NUM_LAYERS)
+    model.hidden_size = field(config, _HIDDEN_SIZE)
+    model.hidden_width = _pad(model.hidden_size, COLUMN_MULTIPLE)
+    model.num_heads = field(config, _NUM_HEADS)
+    model.head_size = model.hidden_size // model.num_heads
+    model.intermediate_size = field(config, _INTERMEDIATE_SIZE)
+    model.intermediate_width = _pad(model.intermediate_size, COLUMN_MULTIPLE)
+    model.vocab_size = field(config, _VOCAB_SIZE)
+    model.max_positions = field(config, _MAX_POSITIONS)
+    model.type_vocab_size = field(config, _TYPE_VOCAB_SIZE)
+    model.activation = field(config, _ACTIVATION)
+    model.weight_dtype = field(config, _WEIGHT_DTYPE)
+    model.pooling = field(config, _POOLING)
+    model.normalize = field(config, _NORMALIZE)
+    model.max_tokens = field(config, _MAX_TOKENS)
+    model.layer_norm_eps = load_f32(config + 4 * _EPS_BITS)
+    model.layers = _layers_at(model.address + _MODEL_BYTES)
+
+
+@kernel
+def _open_tokenizer(data, entries, config, tokenizer, error):
+    """Check and fill the tokenizer; returns a status."""
+    entry = entries_at(entries)
+    tokenizer.kind = field(config, _TOKENIZER_KIND)
+    tokenizer.flags = field(config, _TOKENIZER_FLAGS)
+    tokenizer.vocab_size = field(config, _VOCAB_SIZE)
+    tokenizer.max_word_chars = field(config, _MAX_WORD_CHARS)
+    tokenizer.unk_id = field(config, _UNK_ID)
+    tokenizer.cls_id = field(config, _CLS_ID)
+    tokenizer.sep_id = field(config, _SEP_ID)
+    tokenizer.pad_id = field(config, _PAD_ID)
+    tokenizer.mask_id = field(config, _MASK_ID)
+    tokenizer.trie = data + entry[_TRIE].begin
+    tokenizer.trie_nodes = field(config, _TRIE_NODES)
+    tokenizer.pieces = data + entry[_PIECES].begin
+    tokenizer.piece_offsets = data + entry[_PIECE_OFFSETS].begin
+    tokenizer.added = data + entry[_ADDED].begin
+    tokenizer.added_count = field(config, _ADDED_TOKENS)
+    status = check_trie(data, entry[_TRIE], tokenizer.trie_nodes, tokenizer.vocab_size, error)
+    if status == 0:
+        status = check_pieces(data, entry[_PIECES], entry[_PIECE_OFFSETS], field(config, _PIECES_BYTES), tokenizer.vocab_size, error)
+    if status == 0:
+        status = check_added(data, entry[_ADDED], tokenizer.added_count, tokenizer.vocab_size, error)
+    if status == 0:
+        prepare_wordpiece(tokenizer)
+    return status
+
+
+@kernel
+def _open_table(data, entries, place, int8, rows, table, error):
+    """Check and fill an embedding table at `place`; returns status, next place."""
+    entry = entries_at(entries)
+    table.values = data + entry[place].begin
+    table.scale = 0
+    table.rows = rows
+    if not int8:
+        return 0, place + 1
+    scale = entry[place + 1]
+    table.scale = data + scale.begin
+    width = _pad(rows, LANES)
+    return check_floats(data, scale, width, rows, width, rows, NOT_NEGATIVE, error), place + 2
+
+
+@kernel
+def _open_norm(data, entries, place, size, norm, error):
+    """Check and fill a layer normalization at `place`; returns status, next place."""
+    entry = entries_at(entries)
+    norm.weight = data + entry[place].begin
+    norm.bias = data + entry[place + 1].begin
+    width = _pad(size, COLUMN_MULTIPLE)
+    status = check_floats(data, entry[place], width, size, width, size, ANY_SIGN, error)
+    if status == 0:
+        status = check_floats(data, entry[place + 1], width, size, width, size, ANY_SIGN, error)
+    return status, place + 2
+
+
+@kernel
+def _open_linear(data, entries, place, int8, inputs, parts, used, group_width, group_size, linear, error):
+    """Check and fill a linear layer at `place`; returns status, next place.
+
+    Each part has `used` columns (padded to a multiple of 64) in groups of group_width, the first group_size of them in use.
+    """
+    entry = entries_at(entries)
+    width = _pad(used, COLUMN_MULTIPLE)
+    linear.inputs = inputs
+    linear.outputs = parts * width
+    linear.weight = data + entry[place].begin
+    linear.scale = 0
+    linear.column_sum = 0
+    place += 1
+    if int8:
+        scale = entry[place]
+        linear.scale = data + scale.begin
+        status = check_floats(data, scale, width, used, group_width, group_size, NOT_NEGATIVE, error)
+        if status != 0:
+            return status, place
+        sums = entry[place + 1]
+        linear.column_sum = data + sums.begin
+        status = check_sums(data, sums, width, used, group_width, group_size, inputs, error)
+        if status != 0:
+            return status, place
+        place += 2
+    linear.bias = data + entry[place].begin
+    return check_floats(data, entry[place], width, used, group_width, group_size, ANY_SIGN, error), place + 1
+
+
+@kernel
+def _open_layer(data, entries, place, model, layer, error):
+    """Check and fill an encoder layer at `place`; returns status, next place."""
+    int8 = model.weight_dtype == _INT8
+    hidden = model.hidden_size
+    inner = model.intermediate_size
+    head_width = _pad(model.head_size, LANES)
+    heads = model.num_heads * head_width
+    status, place = _open_linear(data, entries, place, int8, hidden, _QKV_PARTS, heads, head_width, model.head_size, layer.qkv, error)
+    if status == 0:
+        status, place = _open_linear(data, entries, place, int8, heads, 1, hidden, hidden, hidden, layer.attention_output, error)
+    if status == 0:
+        status, place = _open_norm(data, entries, place, hidden, layer.attention_norm, error)
+    if status == 0:
+        status, place = _open_linear(data, entries, place, int8, hidden, 1, inner, inner, inner, layer.ffn_in, error)
+    if status == 0:
+        status, place = _open_linear(data, entries, place, int8, inner, 1, hidden, hidden, hidden, layer.ffn_out, error)
+    if status == 0:
+        status, place = _open_norm(data, entries, place, hidden, layer.ffn_norm, error)
+    return status, place
+
+
+@kernel
+def open_model(data, size, entries, max_entries, model, error):
+    """Check a model file in memory and fill `model`, with its layers right behind it.
+
+    Nothing of the file is trusted: every byte range is checked before it is read. The weights themselves are not read,
+    so opening takes time for the header, the vocabulary and the small float tensors only.
+
+    Args:
+        data: address of the file's first byte, of any alignment; the memory stays unchanged while the model is used.
+        size: bytes of the file.
+        entries: scratch, TensorEntry [max_entries].
+        max_entries: at least the number of tensors in the file; layout.MAX_TENSORS is always enough.
+        model: MODEL_BYTES bytes; valid only if the result is 0.
+        error: filled if the result is not 0.
+
+    Returns 0 or the code of one of the model file's errors.
+    """
+    error.detail = 0
+    error.position = -1
+    error.name_offset = -1
+    error.name_size = 0
+    status, count = parse_header(data, size, entries, max_entries, error)
+    if status != 0:
+        return status
+    status = check_tensors(data, entries, count, error)
+    if status != 0:
+        return status
+    config = data + entries_at(entries)[_CONFIG].begin
+    _read_config(config, model)
+    status = _open_tokenizer(data, entries, config, model.tokenizer, error)
+    int8 = model.weight_dtype == _INT8
+    place = _FIRST_TABLE
+    if status == 0:
+        status, place = _open_table(data, entries, place, int8, model.vocab_size, model.word, error)
+    if status == 0:
+        status, place = _open_table(data, entries, place, int8, model.max_positions, model.position, error)
+    if status == 0:
+        status, place = _open_table(data, entries, place, int8, model.type_vocab_size, model.type, error)
+    if status == 0:
+        status, place = _open_norm(data, entries, place, model.hidden_size, model.embedding_norm, error)
+    for index in range(model.num_layers):
+        if status == 0:
+            status, place = _open_layer(data, entries, place, model, model.layers[index], error)
+    return status

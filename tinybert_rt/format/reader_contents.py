@@ -1,0 +1,124 @@
+"""What the small tensors of a model file hold: vocabulary, trie, scales, biases, norms. The weights themselves are not touched."""
+
+# Kernels are typed by Numba, not by annotations.
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+
+from __future__ import annotations
+
+from tinybert_rt import errors
+from tinybert_rt.format.reader_header import fail, name_error
+from tinybert_rt.kernels.jit import inline, kernel
+from tinybert_rt.kernels.memory import load_i32, load_i64, load_u8, load_u32
+
+_PIECES = errors.PieceTableError.code
+_ADDED = errors.AddedTokenError.code
+_TRIE = errors.TrieError.code
+_NON_FINITE = errors.NonFiniteWeightError.code
+_NEGATIVE = errors.NegativeScaleError.code
+_COLUMN_SUM = errors.ColumnSumError.code
+_PADDING = errors.PaddingError.code
+
+ANY_SIGN = 0
+NOT_NEGATIVE = 1
+
+_EXPONENT = 0x7F800000
+
+
+@kernel
+def _check_zero(data, begin, end, error):
+    """Bytes begin … end of the file are zero; returns a status."""
+    for position in range(begin, end):
+        if load_u8(data + position) != 0:
+            return fail(error, _PADDING, load_u8(data + position), position)
+    return 0
+
+
+@kernel
+def check_trie(data, entry, nodes, vocab_size, error):
+    """The root has no label, bases lie in the 256-blocks of the nodes, ids in the vocabulary; returns a status."""
+    name_error(error, entry)
+    trie = data + entry.begin
+    limit = (nodes + 255) & ~255
+    for node in range(nodes):
+        unit = load_i64(trie + 8 * node)
+        if (unit >> 8) & 0xFFFFFF >= limit or (unit >> 32) & 0xFFFFFFFF > vocab_size:
+            return fail(error, _TRIE, node, entry.begin + 8 * node)
+    if load_u8(trie) != 0:
+        return fail(error, _TRIE, 0, entry.begin)
+    return _check_zero(data, entry.begin + 8 * nodes, entry.end, error)
+
+
+@kernel
+def check_pieces(data, pieces, offsets, pieces_bytes, vocab_size, error):
+    """Piece offsets start at 0, ascend (no piece is empty) and end at the end of the pieces; returns a status."""
+    name_error(error, offsets)
+    table = data + offsets.begin
+    last = -1
+    for index in range(vocab_size + 1):
+        offset = load_u32(table + 4 * index)
+        if offset <= last or offset > pieces_bytes or (index == 0 and offset != 0):
+            return fail(error, _PIECES, index, offsets.begin + 4 * index)
+        last = offset
+    if last != pieces_bytes:
+        return fail(error, _PIECES, vocab_size, offsets.begin + 4 * vocab_size)
+    status = _check_zero(data, offsets.begin + 4 * (vocab_size + 1), offsets.end, error)
+    if status != 0:
+        return status
+    name_error(error, pieces)
+    return _check_zero(data, pieces.begin + pieces_bytes, pieces.end, error)
+
+
+@kernel
+def check_added(data, entry, count, vocab_size, error):
+    """Ids of added tokens ascend within the vocabulary; returns a status."""
+    name_error(error, entry)
+    last = -1
+    for index in range(count):
+        token = load_i32(data + entry.begin + 4 * index)
+        if token <= last or token >= vocab_size:
+            return fail(error, _ADDED, token, entry.begin + 4 * index)
+        last = token
+    return _check_zero(data, entry.begin + 4 * count, entry.end, error)
+
+
+@inline
+def _is_padding(index, part_width, used, group_width, group_size):
+    """Whether a column holds nothing: behind the `used` columns of its part, or behind the `group_size` of its group."""
+    column = index % part_width
+    return column >= used or column % group_width >= group_size
+
+
+@kernel
+def check_floats(data, entry, part_width, used, group_width, group_size, sign, error):
+    """A float32 vector is finite, not negative where that is asked, and zero in its padding; returns a status.
+
+    Args:
+        entry: a vector of parts of part_width columns; `used` of these are groups of group_width columns, and of each group
+            the first group_size hold values.
+        sign: ANY_SIGN or NOT_NEGATIVE.
+    """
+    name_error(error, entry)
+    for index in range((entry.end - entry.begin) >> 2):
+        position = entry.begin + 4 * index
+        bits = load_i32(data + position)
+        if bits & _EXPONENT == _EXPONENT:
+            return fail(error, _NON_FINITE, index, position)
+        if sign == NOT_NEGATIVE and bits < 0:
+            return fail(error, _NEGATIVE, index, position)
+        if bits != 0 and _is_padding(index, part_width, used, group_width, group_size):
+            return fail(error, _PADDING, bits, position)
+    return 0
+
+
+@kernel
+def check_sums(data, entry, part_width, used, group_width, group_size, inputs, error):
+    """Column sums are what int8 weights can give, and zero in the padding (see `check_floats`); returns a status."""
+    name_error(error, entry)
+    for index in range((entry.end - entry.begin) >> 2):
+        position = entry.begin + 4 * index
+        value = load_i32(data + position)
+        if value > 127 * inputs or value < -127 * inputs:
+            return fail(error, _COLUMN_SUM, value, position)
+        if value != 0 and _is_padding(index, part_width, used, group_width, group_size):
+            return fail(error, _PADDING, value, position)
+    return 0

@@ -1,0 +1,261 @@
+"""The configuration and the list of tensors of a model file, checked against `layout`: its tables, compiled in as constants."""
+
+# Kernels are typed by Numba, not by annotations.
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+
+from __future__ import annotations
+
+import struct
+
+from tinybert_rt import errors
+from tinybert_rt.format.layout import (
+    CONFIG_FIELDS,
+    CONFIG_IDS,
+    CONFIG_INDEX,
+    CONFIG_KINDS,
+    CONFIG_RANGES,
+    CONFIG_SIZE,
+    DTYPE_BYTES,
+    DTYPE_CODES,
+    GLOBAL_RULES,
+    HEADS_WIDTH,
+    LANES,
+    LAYER_RULES,
+    MAX_DEPTH,
+    TensorRule,
+)
+from tinybert_rt.format.reader_header import entries_at, equal_bytes, fail, name_error
+from tinybert_rt.kernels.jit import inline, kernel
+from tinybert_rt.kernels.memory import constant_table, load_i32, load_u8
+
+_UNKNOWN = errors.UnknownTensorError.code
+_DUPLICATE = errors.DuplicateTensorError.code
+_MISSING = errors.MissingTensorError.code
+_ORDER = errors.TensorOrderError.code
+_DTYPE = errors.TensorDtypeError.code
+_RANK = errors.TensorRankError.code
+_SHAPE = errors.TensorShapeError.code
+_SIZE = errors.TensorSizeError.code
+_RANGE = errors.ConfigRangeError.code
+_KIND = errors.UnknownConfigValueError.code
+_RESERVED = errors.ReservedConfigError.code
+_HEADS = errors.HeadSizeError.code
+_LIMIT = errors.TokenLimitError.code
+_SPECIAL = errors.SpecialTokenError.code
+
+RULES = (*GLOBAL_RULES, *LAYER_RULES)
+_GLOBALS = len(GLOBAL_RULES)
+_ALL = len(RULES)
+_FIELDS = len(CONFIG_FIELDS)
+_HEADS_WIDTH = CONFIG_SIZE
+_NO_SIZE = -1
+
+# A rule: name's offset in the names, its size, dtype, weight_dtype or -1, rank, then per dimension: size, plus, multiple,
+# factor, divisor; int32 each.
+_DIMENSION_INTS = 5
+_RULE_INTS = 5 + 4 * _DIMENSION_INTS
+
+
+def _packed_rule(rule: TensorRule, name_offset: int) -> bytes:
+    kind = -1 if rule.weight_dtype is None else rule.weight_dtype
+    numbers = [name_offset, len(rule.name), DTYPE_CODES[rule.dtype], kind, len(rule.shape)]
+    for each in rule.shape:
+        size = {"": _NO_SIZE, HEADS_WIDTH: _HEADS_WIDTH}.get(each.size, CONFIG_INDEX.get(each.size, _NO_SIZE))
+        numbers += [size, each.plus, each.multiple, each.factor, each.divisor]
+    return struct.pack(f"<{_RULE_INTS}i", *numbers, *[0] * (_RULE_INTS - len(numbers)))
+
+
+_NAMES = "".join(rule.name for rule in RULES)
+_OFFSETS = [sum(len(rule.name) for rule in RULES[:index]) for index in range(_ALL)]
+_rules = constant_table(b"".join(map(_packed_rule, RULES, _OFFSETS)))
+_names = constant_table(_NAMES.encode())
+_ranges = constant_table(b"".join(struct.pack("<3i", *CONFIG_RANGES[name], name in CONFIG_KINDS) for name in CONFIG_FIELDS))
+_ids = constant_table(struct.pack(f"<{len(CONFIG_IDS)}i", *(CONFIG_INDEX[name] for name in CONFIG_IDS)))
+_ID_COUNT = len(CONFIG_IDS)
+_dtype_bytes = constant_table(bytes(DTYPE_BYTES.values()))
+_layers = constant_table(b"layers.")
+_LAYERS_SIZE = len(b"layers.")
+
+_HIDDEN_FIELD, _HEADS_FIELD, _MAX_TOKENS_FIELD, _POSITIONS_FIELD, _VOCAB_FIELD, _WEIGHT_FIELD, _LAYERS_FIELD = (
+    CONFIG_INDEX[name] for name in ("hidden_size", "num_heads", "max_tokens", "max_positions", "vocab_size", "weight_dtype", "num_layers")
+)
+
+
+@inline
+def field(config, index):
+    """A field of the tensor "config"."""
+    return load_i32(config + 4 * index)
+
+
+@kernel
+def heads_width(config):
+    """num_heads · head_width, see `layout`."""
+    heads = field(config, _HEADS_FIELD)
+    return heads * ((field(config, _HIDDEN_FIELD) // heads + LANES - 1) // LANES * LANES)
+
+
+@kernel
+def check_config(config, error):
+    """Check every element of the tensor "config"; returns a status. In an error, detail is the field and position its value."""
+    for index in range(_FIELDS):
+        value = field(config, index)
+        bounds = _ranges() + 12 * index
+        if value < load_i32(bounds) or value > load_i32(bounds + 4):
+            return fail(error, _KIND if load_i32(bounds + 8) != 0 else _RANGE, index, value)
+    for index in range(_FIELDS, CONFIG_SIZE):
+        if field(config, index) != 0:
+            return fail(error, _RESERVED, index, field(config, index))
+    if field(config, _HIDDEN_FIELD) % field(config, _HEADS_FIELD) != 0 or heads_width(config) > MAX_DEPTH:
+        return fail(error, _HEADS, field(config, _HIDDEN_FIELD), field(config, _HEADS_FIELD))
+    if field(config, _MAX_TOKENS_FIELD) > field(config, _POSITIONS_FIELD):
+        return fail(error, _LIMIT, field(config, _POSITIONS_FIELD), field(config, _MAX_TOKENS_FIELD))
+    for i in range(_ID_COUNT):
+        index = load_i32(_ids() + 4 * i)
+        if field(config, index) >= field(config, _VOCAB_FIELD):
+            return fail(error, _SPECIAL, index, field(config, index))
+    return 0
+
+
+@inline
+def _rule(index):
+    return _rules() + 4 * _RULE_INTS * index
+
+
+@kernel
+def _dimension(rule, axis, config):
+    """The size that a rule gives to a dimension: `layout.Dimension.of`."""
+    part = rule + 4 * (5 + axis * _DIMENSION_INTS)
+    index = load_i32(part)
+    value = 0
+    if index == _HEADS_WIDTH:
+        value = heads_width(config)
+    elif index != _NO_SIZE:
+        value = max(field(config, index), 1)
+    multiple = load_i32(part + 8)
+    padded = (value + load_i32(part + 4) + multiple - 1) // multiple * multiple
+    return load_i32(part + 12) * padded // load_i32(part + 16)
+
+
+@kernel
+def _layer_and_name(data, entry):
+    """Layer, or -1, and the offset of the rest of a name: "layers.12.ffn.in.bias" gives 12 and the offset of "ffn"."""
+    position = entry.name_offset + _LAYERS_SIZE
+    end = entry.name_offset + entry.name_size
+    if entry.name_size <= _LAYERS_SIZE or not equal_bytes(data + entry.name_offset, _layers(), _LAYERS_SIZE):
+        return -1, entry.name_offset
+    start = position
+    layer = 0
+    while position < end and 48 <= load_u8(data + position) <= 57 and position - start < 4:
+        layer = layer * 10 + load_u8(data + position) - 48
+        position += 1
+    if position == start or position >= end or load_u8(data + position) != 46:
+        return -1, entry.name_offset
+    if position - start > 1 and load_u8(data + start) == 48:
+        return -1, entry.name_offset
+    return layer, position + 1
+
+
+@kernel
+def _has_name(data, entry, layer, index):
+    """Whether an entry is the tensor of rule `index` in `layer` (-1: a tensor before the layers)."""
+    found, name = _layer_and_name(data, entry)
+    rule = _rule(index)
+    size = entry.name_offset + entry.name_size - name
+    return found == layer and size == load_i32(rule + 4) and equal_bytes(data + name, _names() + load_i32(rule), size)
+
+
+@kernel
+def _is_known(data, entry, layers, weights):
+    """Whether the format has a tensor of this name, in a file with so many layers of such weights."""
+    layer, _ = _layer_and_name(data, entry)
+    if layer >= layers:
+        return False
+    for index in range(_GLOBALS if layer >= 0 else 0, _ALL if layer >= 0 else _GLOBALS):
+        kind = load_i32(_rule(index) + 12)
+        if (kind < 0 or kind == weights) and _has_name(data, entry, layer, index):
+            return True
+    return False
+
+
+@kernel
+def _explain(data, entries, count, place, layer, index, layers, weights, error):
+    """Why entry `place` is not the tensor of rule `index` in `layer`: duplicate, unknown, out of order, or the other is missing."""
+    if place < count:
+        entry = entries_at(entries)[place]
+        name_error(error, entry)
+        for other in range(place):
+            earlier = entries_at(entries)[other]
+            if earlier.name_size == entry.name_size and equal_bytes(data + earlier.name_offset, data + entry.name_offset, entry.name_size):
+                return fail(error, _DUPLICATE, other, place)
+        if not _is_known(data, entry, layers, weights):
+            return fail(error, _UNKNOWN, 0, place)
+    expected = ((layer + 1) << 16) | index
+    for other in range(place, count):
+        if _has_name(data, entries_at(entries)[other], layer, index):
+            return fail(error, _ORDER, expected, place)
+    error.name_offset = -1
+    error.name_size = 0
+    return fail(error, _MISSING, expected, place)
+
+
+@kernel
+def _check_entry(entry, index, config, error):
+    """Dtype, shape and size of an entry; returns a status."""
+    rule = _rule(index)
+    name_error(error, entry)
+    if entry.dtype != load_i32(rule + 8):
+        return fail(error, _DTYPE, load_i32(rule + 8), entry.begin)
+    rank = load_i32(rule + 16)
+    if entry.rank != rank:
+        return fail(error, _RANK, rank, entry.rank)
+    size = load_u8(_dtype_bytes() + entry.dtype)
+    for axis in range(rank):
+        found = entry.shape0
+        if axis == 1:
+            found = entry.shape1
+        elif axis == 2:
+            found = entry.shape2
+        elif axis == 3:
+            found = entry.shape3
+        # The tensor "config" comes first and has a fixed shape, so it is not read here before it was checked.
+        wanted = _dimension(rule, axis, config)
+        if found != wanted:
+            return fail(error, _SHAPE, wanted, axis)
+        size *= wanted
+    if entry.end - entry.begin != size:
+        return fail(error, _SIZE, size, entry.end - entry.begin)
+    return 0
+
+
+@kernel
+def check_tensors(data, entries, count, error):
+    """Check the configuration, and that the file has exactly the tensors that it asks for, in order; returns a status."""
+    if count < 1 or not _has_name(data, entries_at(entries)[0], -1, 0):
+        # Without a configuration any tensor of any layer may be known.
+        return _explain(data, entries, count, 0, -1, 0, 1 << 30, 1, error)
+    status = _check_entry(entries_at(entries)[0], 0, 0, error)
+    if status != 0:
+        return status
+    config = data + entries_at(entries)[0].begin
+    status = check_config(config, error)
+    if status != 0:
+        return status
+    layers = field(config, _LAYERS_FIELD)
+    weights = field(config, _WEIGHT_FIELD)
+    place = 0
+    for layer in range(-1, layers):
+        for index in range(_GLOBALS if layer >= 0 else 0, _ALL if layer >= 0 else _GLOBALS):
+            kind = load_i32(_rule(index) + 12)
+            if kind >= 0 and kind != weights:
+                continue
+            if place >= count or not _has_name(data, entries_at(entries)[place], layer, index):
+                return _explain(data, entries, count, place, layer, index, layers, weights, error)
+            status = _check_entry(entries_at(entries)[place], index, config, error)
+            if status != 0:
+                return status
+            place += 1
+    if place < count:
+        name_error(error, entries_at(entries)[place])
+        # Every known tensor has been seen: this one is a second one of its name, or unknown.
+        return _explain(data, entries, count, place, -1, 0, layers, weights, error)
+    return 0

@@ -1,0 +1,111 @@
+"""C structs of an opened model: addresses into the mapped file and the numbers that the kernels need."""
+
+from __future__ import annotations
+
+from tinybert_rt.format.layout import MAX_LAYERS
+from tinybert_rt.kernels.structs import PointerTo, Struct
+
+# What an ABI function says of a failure: a detail number, and the byte offset or item it is about (-1: none).
+ErrorInfo = Struct("tbrt_error_info", [("detail", "i64"), ("position", "i64"), ("name_offset", "i64"), ("name_size", "i64")])
+
+# One entry of the safetensors header: the name's offset in the file, the dtype code and the byte range in the file.
+TensorEntry = Struct(
+    "tbrt_tensor_entry",
+    [
+        ("name_offset", "i64"),
+        ("name_size", "i64"),
+        ("dtype", "i64"),
+        ("rank", "i64"),
+        ("shape0", "i64"),
+        ("shape1", "i64"),
+        ("shape2", "i64"),
+        ("shape3", "i64"),
+        ("begin", "i64"),
+        ("end", "i64"),
+    ],
+)
+
+# weight: int8 [outputs/16][inputs/4][16][4] or float32 [outputs/16][inputs][16]; scale, bias float32 [outputs],
+# column_sum int32 [outputs] (sum of a column's int8 weights); outputs is padded to a multiple of 64.
+Linear = Struct(
+    "tbrt_linear",
+    [("weight", "ptr"), ("scale", "ptr"), ("bias", "ptr"), ("column_sum", "ptr"), ("inputs", "i64"), ("outputs", "i64")],
+)
+
+# weight, bias: float32 [width], width padded to a multiple of 64 with zeros.
+Norm = Struct("tbrt_norm", [("weight", "ptr"), ("bias", "ptr")])
+
+# values: int8 [rows][width] with scale float32 [rows], or float32 [rows][width] and scale 0.
+Table = Struct("tbrt_table", [("values", "ptr"), ("scale", "ptr"), ("rows", "i64")])
+
+Layer = Struct(
+    "tbrt_layer",
+    [
+        ("qkv", Linear),
+        ("attention_output", Linear),
+        ("attention_norm", Norm),
+        ("ffn_in", Linear),
+        ("ffn_out", Linear),
+        ("ffn_norm", Norm),
+    ],
+)
+
+# trie: uint32 [nodes][2], see FORMAT.md; pieces: UTF-8 bytes of all pieces, piece_offsets: uint32 [vocab_size + 1].
+Tokenizer = Struct(
+    "tbrt_tokenizer",
+    [
+        ("kind", "i64"),
+        ("flags", "i64"),
+        ("trie", "ptr"),
+        ("trie_nodes", "i64"),
+        ("continuation_root", "i64"),
+        ("pieces", "ptr"),
+        ("piece_offsets", "ptr"),
+        ("vocab_size", "i64"),
+        ("max_word_chars", "i64"),
+        ("unk_id", "i64"),
+        ("cls_id", "i64"),
+        ("sep_id", "i64"),
+        ("pad_id", "i64"),
+        ("mask_id", "i64"),
+        ("added", "ptr"),
+        ("added_count", "i64"),
+        # 256 bits: the first bytes of added tokens.
+        ("added_first0", "i64"),
+        ("added_first1", "i64"),
+        ("added_first2", "i64"),
+        ("added_first3", "i64"),
+    ],
+)
+
+Model = Struct(
+    "tbrt_model",
+    [
+        ("architecture", "i64"),
+        ("num_layers", "i64"),
+        ("hidden_size", "i64"),
+        ("hidden_width", "i64"),  # hidden_size padded to a multiple of 64: the elements of a row in memory
+        ("num_heads", "i64"),
+        ("head_size", "i64"),
+        ("intermediate_size", "i64"),
+        ("intermediate_width", "i64"),
+        ("vocab_size", "i64"),
+        ("max_positions", "i64"),
+        ("type_vocab_size", "i64"),
+        ("activation", "i64"),
+        ("weight_dtype", "i64"),
+        ("pooling", "i64"),
+        ("normalize", "i64"),
+        ("max_tokens", "i64"),
+        ("layer_norm_eps", "f32"),
+        ("word", Table),
+        ("position", Table),
+        ("type", Table),
+        ("embedding_norm", Norm),
+        ("tokenizer", Tokenizer),
+        ("layers", PointerTo(Layer)),
+    ],
+)
+
+MODEL_BYTES = Model.size + MAX_LAYERS * Layer.size
+"""Bytes that `tbrt_model_open` needs for a Model and its layers behind it."""

@@ -1,0 +1,108 @@
+"""Write a `.tbrt` file: a safetensors file in one canonical form, so that equal input gives equal bytes. See FORMAT.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinybert_rt.format.layout import (
+    ALIGNMENT,
+    CONFIG_FIELDS,
+    CONFIG_SIZE,
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    MAX_HEADER_BYTES,
+    pad,
+    tensor_specs,
+)
+
+NUMPY_DTYPES = {"U8": "u1", "I8": "i1", "I32": "<i4", "U32": "<u4", "F32": "<f4", "F16": "<f2"}
+
+
+def config_tensor(config: dict[str, int]) -> np.ndarray:
+    """The int32 tensor "config", shape (CONFIG_SIZE,). Raises ValueError for a missing or unknown field."""
+    missing = [name for name in CONFIG_FIELDS if name not in config]
+    unknown = [name for name in config if name not in CONFIG_FIELDS]
+    if missing or unknown:
+        raise ValueError(f"config: missing fields {missing}, unknown fields {unknown}")
+    values = np.zeros(CONFIG_SIZE, np.int64)
+    values[: len(CONFIG_FIELDS)] = [config[name] for name in CONFIG_FIELDS]
+    if (values < -(2**31)).any() or (values >= 2**31).any():
+        raise ValueError("config: a value does not fit into 32 bits")
+    return values.astype("<i4")
+
+
+def file_header(config: dict[str, int], metadata: dict[str, str]) -> bytes:
+    """The bytes before the first tensor: length, JSON header, spaces up to a multiple of ALIGNMENT."""
+    text = {"config": json.dumps(config, sort_keys=True), **metadata}
+    header: dict[str, Any] = {"__metadata__": {"format": FORMAT_NAME, "version": str(FORMAT_VERSION), **dict(sorted(text.items()))}}
+    if set(header["__metadata__"]) & {"format", "version"} & set(metadata):
+        raise ValueError("metadata: the keys 'format' and 'version' are written by the format itself")
+    begin = 0
+    for name, (dtype, shape) in tensor_specs(config).items():
+        end = begin + int(np.prod(shape, dtype=np.int64)) * np.dtype(NUMPY_DTYPES[dtype]).itemsize
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+        begin = end
+    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=True).replace("\x7f", "\\u007f").encode("ascii")
+    size = pad(8 + len(encoded), ALIGNMENT) - 8
+    if size > MAX_HEADER_BYTES:
+        raise ValueError(f"the header takes {size} bytes, the format allows {MAX_HEADER_BYTES}: shorten the metadata")
+    return size.to_bytes(8, "little") + encoded.ljust(size)
+
+
+def write_model(path: str | Path, config: dict[str, int], tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> int:
+    """Write a model file; it appears whole or not at all.
+
+    Args:
+        path: the file, replaced if it exists.
+        config: every one of CONFIG_FIELDS.
+        tensors: every tensor of `tensor_specs(config)` but "config", with exactly these dtypes and shapes.
+        metadata: text for `__metadata__`, beside "format", "version" and "config", which are added.
+
+    Returns the size of the file in bytes. Raises ValueError when something does not match.
+    """
+    tensors = {"config": config_tensor(config), **tensors}
+    specs = tensor_specs(config)
+    for name in tensors:
+        if name not in specs:
+            raise ValueError(f"tensor {name!r} does not belong into this file")
+    arrays = [_checked(name, tensors, NUMPY_DTYPES[dtype], shape) for name, (dtype, shape) in specs.items()]
+    header = file_header(config, metadata)
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(header)
+            for array in arrays:
+                file.write(array.tobytes())
+            size = file.tell()
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return size
+
+
+def _checked(name: str, tensors: dict[str, np.ndarray], dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    if name not in tensors:
+        raise ValueError(f"tensor {name!r} is missing")
+    array = np.asarray(tensors[name])
+    if array.dtype != np.dtype(dtype) or array.shape != shape:
+        raise ValueError(f"tensor {name!r} is {array.dtype} {array.shape}, the format wants {np.dtype(dtype)} {shape}")
+    if array.nbytes % ALIGNMENT:
+        raise ValueError(f"tensor {name!r} has {array.nbytes} bytes, no multiple of {ALIGNMENT}")
+    return array
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,165 @@
+"""Instruction-set levels: which CPU features each needs, and the tile sizes that fit its registers.
+
+A level is a name for what LLVM may emit. Everything above `isa/` asks the active level for its tiles and lowerings and
+never names an instruction set itself.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+
+from tinybert_rt.errors import UnknownIsaError, UnsupportedIsaError
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One way to build a level: what the CPU must offer (as Linux names it, without underscores), and LLVM's feature string."""
+
+    needs: frozenset[str]
+    llvm_features: str
+
+
+@dataclass(frozen=True)
+class IsaLevel:
+    """One instruction-set level.
+
+    Attributes:
+        name: what `TINYBERT_RT_ISA` and `load(isa=…)` call it.
+        architecture: `x86_64` or `aarch64`.
+        llvm_cpu: the LLVM processor name that sets the baseline.
+        alternatives: ways to build it; the first that the CPU offers is taken.
+        dot: name of the lowering of the u8×s8 dot product, see `isa.lowering`.
+        fused_multiply_add: the level has a fused multiply-add instruction (else it is emulated exactly).
+        tile_int8: rows and 16-lane columns of the int8 GEMM tile.
+        tile_float: rows and 16-lane columns of the float GEMM tile.
+        vector_bits: widest register that LLVM should use.
+    """
+
+    name: str
+    architecture: str
+    llvm_cpu: str
+    alternatives: tuple[Alternative, ...]
+    dot: str
+    fused_multiply_add: bool
+    tile_int8: tuple[int, int]
+    tile_float: tuple[int, int]
+    vector_bits: int
+
+
+_AVX2 = frozenset({"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"})
+_AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd"})
+
+# Slowest first; the last one that the CPU offers is the default.
+LEVELS: tuple[IsaLevel, ...] = (
+    IsaLevel("portable", "x86_64", "x86-64", (Alternative(frozenset(), ""),), "portable", False, (2, 1), (2, 1), 128),
+    IsaLevel("avx2", "x86_64", "x86-64-v3", (Alternative(_AVX2, ""),), "avx2", True, (3, 1), (6, 1), 256),
+    IsaLevel(
+        "avxvnni",
+        "x86_64",
+        "x86-64-v3",
+        # The same 256-bit instruction has an EVEX form, so the level also runs on a CPU with AVX-512 VNNI.
+        (
+            Alternative(_AVX2 | {"avxvnni"}, "+avxvnni"),
+            Alternative(_AVX2 | _AVX512 | {"avx512vnni"}, "+avx512f,+avx512bw,+avx512vl,+avx512vnni"),
+        ),
+        "vpdpbusd256",
+        True,
+        (6, 1),
+        (6, 1),
+        256,
+    ),
+    IsaLevel(
+        "avx512vnni",
+        "x86_64",
+        "x86-64-v4",
+        (Alternative(_AVX2 | _AVX512 | {"avx512vnni"}, "+avx512vnni"),),
+        "vpdpbusd512",
+        True,
+        (6, 4),
+        (6, 4),
+        512,
+    ),
+    IsaLevel("neon", "aarch64", "generic", (Alternative(frozenset(), "+neon"),), "portable", True, (4, 1), (4, 1), 128),
+)
+
+_BY_NAME = {level.name: level for level in LEVELS}
+
+
+def cpu_features() -> frozenset[str]:
+    """CPU features of this machine, by their Linux names without underscores in `avx512_vnni`-like ones.
+
+    Empty where they cannot be read: the portable level then runs, slower but right.
+    """
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith(("flags", "Features")):
+                    names = line.split(":", 1)[1].split()
+                    # "avx512_vnni" and "avx_vnni" are "avx512vnni" and "avxvnni" to LLVM.
+                    return frozenset(name.replace("_", "") for name in names)
+    except OSError:
+        pass
+    return _llvm_features()
+
+
+def _llvm_features() -> frozenset[str]:
+    try:
+        from llvmlite import binding
+    except ImportError:
+        return frozenset()
+    return frozenset(name.replace("bmi", "bmi1") if name == "bmi" else name for name, on in binding.get_host_cpu_features().items() if on)
+
+
+def llvm_features(level: IsaLevel) -> str:
+    """LLVM's feature string for a level on this machine (on another machine: that of its first alternative)."""
+    features = cpu_features()
+    for way in level.alternatives:
+        if way.needs <= features:
+            return way.llvm_features
+    return level.alternatives[0].llvm_features
+
+
+def machine_architecture() -> str:
+    """`x86_64`, `aarch64`, or what the platform calls itself."""
+    machine = platform.machine().lower()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+
+
+def available_levels() -> list[IsaLevel]:
+    """The levels that this machine can run, slowest first."""
+    features = cpu_features()
+    architecture = machine_architecture()
+    return [level for level in LEVELS if level.architecture == architecture and any(way.needs <= features for way in level.alternatives)]
+
+
+def level_by_name(name: str) -> IsaLevel:
+    """The level called `name`. Raises UnknownIsaError."""
+    try:
+        return _BY_NAME[name]
+    except KeyError:
+        raise UnknownIsaError(f"unknown instruction-set level {name!r}; known: {', '.join(_BY_NAME)}") from None
+
+
+def choose_level(name: str | None = None) -> IsaLevel:
+    """The level to run: `name`, else `TINYBERT_RT_ISA`, else the best that this machine offers.
+
+    Raises UnknownIsaError for a name that no level has, UnsupportedIsaError for one that this machine cannot run.
+    """
+    levels = available_levels()
+    if not levels:
+        raise UnsupportedIsaError(f"no kernels for the architecture {machine_architecture()!r}; known: x86_64, aarch64")
+    ceiling = os.environ.get("TINYBERT_RT_ISA") or None
+    if ceiling is not None:
+        levels = levels[: levels.index(_require(ceiling, levels, "TINYBERT_RT_ISA")) + 1]
+    if name is None:
+        return levels[-1]
+    return _require(name, levels, "isa")
+
+
+def _require(name: str, levels: list[IsaLevel], where: str) -> IsaLevel:
+    level = level_by_name(name)
+    if level not in levels:
+        raise UnsupportedIsaError(f"{where}: this machine cannot run {name!r}; available: {', '.join(each.name for each in levels)}")
+    return level

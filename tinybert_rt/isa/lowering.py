@@ -1,0 +1,181 @@
+"""Hand-written lowerings: the u8×s8 dot product per instruction set, and an exact fused multiply-add where there is none.
+
+All of them work on 16 lanes of 32 bits. `dot4` adds to each int32 lane the sum of four products of neighbouring bytes:
+
+    acc[i] + sum(a[4*i + j] * b[4*i + j] for j in range(4))        a: u8, b: s8, exact, no saturation
+
+| lowering    | instructions for 64 MACs                                  | needs                    |
+|-------------|-----------------------------------------------------------|--------------------------|
+| vpdpbusd512 | 1 vpdpbusd zmm                                            | AVX-512 VNNI             |
+| vpdpbusd256 | 2 vpdpbusd ymm                                            | AVX-VNNI                 |
+| avx2        | 4 vpmaddwd + 4 vpaddd on bytes widened to 16 bits         | AVX2                     |
+| portable    | 4 shifts, 4 products and 4 sums of 32 bits                | nothing                  |
+
+The AVX2 form never uses the saturating `vpmaddubsw`: even and odd bytes are split by shifts, so that `vpmaddwd` adds
+exact 16-bit products; the splits of a weight vector are shared by all rows of a tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+
+from tinybert_rt.isa.levels import IsaLevel
+
+I8 = ir.IntType(8)
+I16 = ir.IntType(16)
+I32 = ir.IntType(32)
+I64 = ir.IntType(64)
+F32 = ir.FloatType()
+F64 = ir.DoubleType()
+LANES = 16
+I32X16 = ir.VectorType(I32, LANES)
+F32X16 = ir.VectorType(F32, LANES)
+
+_active: IsaLevel | None = None
+
+
+def activate(level: IsaLevel) -> None:
+    """Set the level that kernels are compiled for; one level per process, since compiled kernels are shared."""
+    global _active
+    if _active is not None and _active is not level:
+        raise RuntimeError(f"kernels of this process are compiled for {_active.name!r}, not {level.name!r}")
+    _active = level
+
+
+def active() -> IsaLevel:
+    """The level that kernels are being compiled for."""
+    if _active is None:
+        raise RuntimeError("no instruction-set level is active: kernels are compiled by tinybert_rt.engine.emit")
+    return _active
+
+
+def constant_vector(element: ir.Type, value: Any, lanes: int = LANES) -> ir.Constant:
+    """A vector constant with the same value in each lane."""
+    return ir.Constant(ir.VectorType(element, lanes), [value] * lanes)
+
+
+def intrinsic(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[ir.Value]) -> ir.Value:
+    """Call the LLVM intrinsic `name`."""
+    function_type = ir.FunctionType(result, [argument.type for argument in arguments])
+    module = builder.module
+    function = module.globals.get(name) or ir.Function(module, function_type, name)
+    return builder.call(function, arguments)
+
+
+def shuffle(builder: ir.IRBuilder, first: ir.Value, second: ir.Value | None, lanes: list[int]) -> ir.Value:
+    """Pick `lanes` of the concatenation of two vectors."""
+    if second is None:
+        second = ir.Constant(first.type, ir.Undefined)
+    mask = ir.Constant(ir.VectorType(I32, len(lanes)), lanes)
+    return builder.shuffle_vector(first, second, mask)
+
+
+def dot4(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    """acc i32x16 + dot products of 4 neighbouring bytes of a (u8) and b (s8), both given as i32x16."""
+    return _DOT[active().dot](builder, acc, a, b)
+
+
+def fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+    """a*b + c in float32 with one rounding, on every level."""
+    if active().fused_multiply_add:
+        suffix = f"v{a.type.count}f32" if isinstance(a.type, ir.VectorType) else "f32"
+        return intrinsic(builder, f"llvm.fma.{suffix}", a.type, [a, b, c])
+    return _fma_by_doubles(builder, a, b, c)
+
+
+def spin_hint(builder: ir.IRBuilder) -> None:
+    """A pause in a waiting loop, where the architecture has one."""
+    if active().architecture == "x86_64":
+        intrinsic(builder, "llvm.x86.sse2.pause", ir.VoidType(), [])
+
+
+def _dot_vpdpbusd512(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    bytes_type = ir.VectorType(I8, 64)
+    return intrinsic(
+        builder,
+        "llvm.x86.avx512.vpdpbusd.512",
+        I32X16,
+        [acc, builder.bitcast(a, bytes_type), builder.bitcast(b, bytes_type)],
+    )
+
+
+def _by_halves(operation: Callable[..., ir.Value], builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    low, high = list(range(8)), list(range(8, 16))
+    halves = [operation(builder, *(shuffle(builder, each, None, lanes) for each in (acc, a, b))) for lanes in (low, high)]
+    return shuffle(builder, halves[0], halves[1], low + high)
+
+
+def _dot_vpdpbusd256(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    bytes_type = ir.VectorType(I8, 32)
+
+    def half(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+        operands = [acc, builder.bitcast(a, bytes_type), builder.bitcast(b, bytes_type)]
+        return intrinsic(builder, "llvm.x86.avx512.vpdpbusd.256", acc.type, operands)
+
+    return _by_halves(half, builder, acc, a, b)
+
+
+def _dot_avx2(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    def half(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+        words = ir.VectorType(I16, 16)
+        eight = constant_vector(I16, 8)
+        a16 = builder.bitcast(a, words)
+        b16 = builder.bitcast(b, words)
+        even_a = builder.and_(a16, constant_vector(I16, 255))
+        odd_a = builder.lshr(a16, eight)
+        even_b = builder.ashr(builder.shl(b16, eight), eight)
+        odd_b = builder.ashr(b16, eight)
+        for left, right in ((even_a, even_b), (odd_a, odd_b)):
+            acc = builder.add(acc, intrinsic(builder, "llvm.x86.avx2.pmadd.wd", acc.type, [left, right]))
+        return acc
+
+    return _by_halves(half, builder, acc, a, b)
+
+
+def _dot_portable(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    for byte in range(4):
+        unsigned = builder.and_(builder.lshr(a, constant_vector(I32, 8 * byte)), constant_vector(I32, 255))
+        signed = builder.ashr(builder.shl(b, constant_vector(I32, 24 - 8 * byte)), constant_vector(I32, 24))
+        acc = builder.add(acc, builder.mul(unsigned, signed))
+    return acc
+
+
+_DOT: dict[str, Callable[..., ir.Value]] = {
+    "vpdpbusd512": _dot_vpdpbusd512,
+    "vpdpbusd256": _dot_vpdpbusd256,
+    "avx2": _dot_avx2,
+    "portable": _dot_portable,
+}
+
+
+def _fma_by_doubles(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+    """Exact float32 fma by doubles: the product is exact in 53 bits, the sum is rounded to odd and then to float32.
+
+    Rounding to odd before a narrower rounding gives the correctly rounded result when the wide format has at least two
+    more bits (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums: proved algorithms using rounding to
+    odd", IEEE Trans. Computers 57(4), 2008).
+    """
+    vector = isinstance(a.type, ir.VectorType)
+    lanes = a.type.count if vector else 1
+    wide = ir.VectorType(F64, lanes) if vector else F64
+    bits = ir.VectorType(I64, lanes) if vector else I64
+
+    def constant(kind: ir.Type, value: Any) -> ir.Constant:
+        return ir.Constant(kind, [value] * lanes) if vector else ir.Constant(kind, value)
+
+    product = builder.fmul(builder.fpext(a, wide), builder.fpext(b, wide))
+    addend = builder.fpext(c, wide)
+    total = builder.fadd(product, addend)
+    part = builder.fsub(total, product)
+    error = builder.fadd(builder.fsub(product, builder.fsub(total, part)), builder.fsub(addend, part))
+    total_bits = builder.bitcast(total, bits)
+    zero, one = constant(wide, 0.0), constant(bits, 1)
+    inexact = builder.fcmp_ordered("!=", error, zero)
+    even = builder.icmp_signed("==", builder.and_(total_bits, one), constant(bits, 0))
+    outward = builder.icmp_signed("==", builder.fcmp_ordered(">", error, zero), builder.fcmp_ordered(">", total, zero))
+    step = builder.select(outward, one, constant(bits, -1))
+    odd = builder.select(builder.and_(inexact, even), builder.add(total_bits, step), total_bits)
+    return builder.fptrunc(builder.bitcast(odd, wide), a.type)

@@ -1,0 +1,113 @@
+"""Multi-head self-attention of one text and one head in float32 (Vaswani et al. 2017, section 3.2.1), without padding.
+
+Queries, keys and values lie in heads: float32 [tokens][head_width], head_width = head_size padded to a multiple of 16
+with zeros. Keys are transposed once per head; then a few query rows at a time go through scores, softmax and context
+while they are in the first-level cache.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tinybert_rt.kernels.jit import inline, kernel
+from tinybert_rt.kernels.math import exp2
+from tinybert_rt.kernels.memory import load_f32, store_f32
+from tinybert_rt.kernels.panels import FLOAT_ROWS, NARROW_COLUMNS, float_product
+from tinybert_rt.kernels.vector import (
+    first_lanes,
+    fma,
+    load_f32x16,
+    maximum,
+    reduce_add,
+    reduce_max,
+    splat_f32,
+    store_f32x16,
+    transpose_f32,
+)
+
+_F = np.float32
+_ZERO = _F(0.0)
+_ONE = _F(1.0)
+_LOWEST = _F(-3.0e38)
+_LOG2_E = _F(math.log2(math.e))
+
+
+@kernel
+def transpose_keys(keys, tokens, head_width, out):  # type: ignore[no-untyped-def]
+    """float32 [tokens][head_width] → [ceil(tokens/16)][head_width][16]; rows behind `tokens` are read, up to a multiple of 16."""
+    stride = head_width * 4
+    for token in range(0, tokens, 16):
+        for i in range(0, head_width, 16):
+            transpose_f32(keys + token * stride + 4 * i, stride, out + (token * head_width + 16 * i) * 4, 64)
+
+
+@inline
+def _softmax_row(scores, tokens, scale, sums):  # type: ignore[no-untyped-def]
+    """exp(scale·(s − max s)) in place for the first `tokens` of a row; stores 1/sum at `sums`."""
+    lowest = splat_f32(_LOWEST)
+    zeros = splat_f32(_ZERO)
+    whole = tokens & -16
+    largest = lowest
+    for i in range(0, whole, 16):
+        largest = maximum(load_f32x16(scores + 4 * i), largest)
+    if whole < tokens:
+        largest = maximum(first_lanes(tokens - whole, load_f32x16(scores + 4 * whole), lowest), largest)
+    factor = scale * _LOG2_E
+    factors = splat_f32(factor)
+    shift = splat_f32(-(reduce_max(largest) * factor))
+    total = zeros
+    for i in range(0, whole, 16):
+        value = exp2(fma(load_f32x16(scores + 4 * i), factors, shift))
+        store_f32x16(scores + 4 * i, value)
+        total = total + value
+    if whole < tokens:
+        value = exp2(fma(load_f32x16(scores + 4 * whole), factors, shift))
+        store_f32x16(scores + 4 * whole, value)
+        total = total + first_lanes(tokens - whole, value, zeros)
+    store_f32(sums, _ONE / reduce_add(total))
+
+
+@kernel
+def attention_head(queries, keys, values, tokens, head_width, scale, out, out_stride, scratch, max_tokens):  # type: ignore[no-untyped-def]
+    """context = softmax(scale·Q·Kᵀ)·V for one text and head.
+
+    Args:
+        queries, keys, values: float32 [tokens][head_width]; keys are readable up to a multiple of 32 rows.
+        scale: float32, 1/√head_size.
+        out: float32 [tokens], rows out_stride bytes apart; head_width values of each are written.
+        scratch: ATTENTION_BYTES(max_tokens, head_width), see `encoder.plan`; max_tokens ≥ tokens, a multiple of 64.
+    """
+    key_blocks = (tokens + 16 * NARROW_COLUMNS - 1) // (16 * NARROW_COLUMNS) * NARROW_COLUMNS
+    keys_transposed = scratch
+    scores = keys_transposed + max_tokens * head_width * 4
+    context = scores + FLOAT_ROWS * max_tokens * 4
+    value_blocks = (head_width // 16 + NARROW_COLUMNS - 1) // NARROW_COLUMNS * NARROW_COLUMNS
+    sums = context + FLOAT_ROWS * value_blocks * 64
+    transpose_keys(keys, key_blocks * 16, head_width, keys_transposed)
+    row_stride = head_width * 4
+    score_stride = key_blocks * 64
+    context_stride = value_blocks * 64
+    row = 0
+    while row < tokens:
+        done = float_product(
+            tokens - row,
+            queries + row * row_stride,
+            row_stride,
+            keys_transposed,
+            head_width * 64,
+            64,
+            head_width,
+            key_blocks,
+            scores,
+            score_stride,
+        )
+        for r in range(done):
+            _softmax_row(scores + r * score_stride, tokens, scale, sums + 4 * r)
+        float_product(done, scores, score_stride, values, 64, row_stride, tokens, value_blocks, context, context_stride)
+        for r in range(done):
+            factor = splat_f32(load_f32(sums + 4 * r))
+            for i in range(0, head_width * 4, 64):
+                store_f32x16(out + (row + r) * out_stride + i, load_f32x16(context + r * context_stride + i) * factor)
+        row += done

@@ -1,0 +1,34 @@
+"""The only place where Numba's compiler flags are written.
+
+Kernels are never run by Numba's in-process JIT. They are typed and lowered by Numba, linked into one module and
+compiled to one object per instruction-set level by `tinybert_rt.engine.emit`; the decorators here only mark them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+# error_model="numpy": a division by zero gives inf, never a Python exception.
+# fastmath stays off: a compiler that may reorder float operations would give other bytes on other machines.
+# Kernels are called by kernels only, so Numba's wrappers for Python and for C callbacks are left out.
+_FLAGS: dict[str, Any] = {
+    "nopython": True,
+    "error_model": "numpy",
+    "boundscheck": False,
+    "fastmath": False,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Mark a function as a kernel: compiled on its own, called by other kernels."""
+    return numba.jit(**_FLAGS)(function)
+
+
+def inline(function: Callable[..., Any]) -> Any:
+    """Mark a small kernel that is always inlined into its callers (vectors then stay in registers)."""
+    return numba.jit(forceinline=True, **_FLAGS)(function)

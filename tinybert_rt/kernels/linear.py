@@ -1,0 +1,115 @@
+"""Linear layers with fused epilogues: dequantization, bias, residual or activation in one pass over the tile.
+
+int8:   y[r, n] = scale_x[r]·scale_w[n]·(Σ_k q_x[r, k]·q_w[n, k] − zero_x[r]·Σ_k q_w[n, k]) + bias[n]
+float:  y[r, n] = Σ_k x[r, k]·w[n, k] + bias[n]
+
+Outputs go to rows, or to heads: column block c of the query, key and value parts goes to its own head's rows, so that
+attention reads contiguous rows. Rows are not padded; columns are, to whole panels.
+"""
+
+from __future__ import annotations
+
+from tinybert_rt.kernels.jit import inline, kernel
+from tinybert_rt.kernels.math import activate
+from tinybert_rt.kernels.memory import load_f32, load_i32
+from tinybert_rt.kernels.panels import FLOAT_COLUMNS, INT8_COLUMNS, float_rows, int8_rows
+from tinybert_rt.kernels.vector import (
+    fma,
+    load_f32x16,
+    load_i32x16,
+    splat_f32,
+    splat_i32,
+    store_f32x16,
+    to_f32,
+)
+
+PLAIN = -1
+RESIDUAL = -2
+"""Epilogues; a number ≥ 0 is an activation of `layout.ACTIVATIONS`."""
+
+
+@inline
+def _finish(epilogue, value, residual):  # type: ignore[no-untyped-def]
+    if epilogue == PLAIN:
+        return value
+    if epilogue == RESIDUAL:
+        return value + load_f32x16(residual)
+    return activate(epilogue, value)
+
+
+@inline
+def _block_offset(target, block):  # type: ignore[no-untyped-def]
+    """Byte offset of a 16-column block in row 0 of the output, see `Target`."""
+    part = block // target.part_blocks
+    inside = block - part * target.part_blocks
+    group = inside // target.group_blocks
+    return part * target.part_stride + group * target.group_stride + (inside - group * target.group_blocks) * 64
+
+
+@kernel
+def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, epilogue, tile):  # type: ignore[no-untyped-def]
+    """Column blocks `first` … `last`−1 (multiples of INT8_COLUMNS) of an int8 linear layer.
+
+    Args:
+        x: u8 [rows][x_stride bytes], of which ceil(inputs/4)·4 are read.
+        scales, zeros: float32 [rows], int32 [rows].
+        weights: Linear. target: Target. epilogue: PLAIN, RESIDUAL or an activation.
+        tile: scratch of TILE_BYTES.
+    """
+    groups = (weights.inputs + 3) >> 2
+    block_stride = groups * 64
+    out = target.out
+    out_stride = target.row_stride
+    residual = target.residual
+    block = first
+    while block < last:
+        panel = weights.weight + block * block_stride
+        row = 0
+        while row < rows:
+            done = int8_rows(rows - row, x + row * x_stride, x_stride, panel, block_stride, groups, tile)
+            for j in range(INT8_COLUMNS):
+                column = (block + j) * 64
+                weight_scale = load_f32x16(weights.scale + column)
+                bias = load_f32x16(weights.bias + column)
+                column_sum = load_i32x16(weights.column_sum + column)
+                offset = _block_offset(target, block + j) + row * out_stride
+                for r in range(done):
+                    accumulator = load_i32x16(tile + (r * INT8_COLUMNS + j) * 64)
+                    zero = splat_i32(load_i32(zeros + 4 * (row + r)))
+                    scale = splat_f32(load_f32(scales + 4 * (row + r)))
+                    value = fma(to_f32(accumulator - zero * column_sum), weight_scale * scale, bias)
+                    at = offset + r * out_stride
+                    store_f32x16(out + at, _finish(epilogue, value, residual + at))
+            row += done
+        block += INT8_COLUMNS
+
+
+@kernel
+def linear_float(x, x_stride, rows, weights, first, last, target, epilogue, tile):  # type: ignore[no-untyped-def]
+    """Column blocks `first` … `last`−1 (multiples of FLOAT_COLUMNS) of a float32 linear layer.
+
+    Args:
+        x: float32 [rows], rows x_stride bytes apart, of which `inputs` values are read.
+        weights, target, epilogue, tile: as in `linear_int8`.
+    """
+    inputs = weights.inputs
+    block_stride = inputs * 64
+    out = target.out
+    out_stride = target.row_stride
+    residual = target.residual
+    tile_stride = FLOAT_COLUMNS * 64
+    block = first
+    while block < last:
+        panel = weights.weight + block * block_stride
+        row = 0
+        while row < rows:
+            done = float_rows(rows - row, x + row * x_stride, x_stride, panel, block_stride, 64, inputs, tile, tile_stride)
+            for j in range(FLOAT_COLUMNS):
+                bias = load_f32x16(weights.bias + (block + j) * 64)
+                offset = _block_offset(target, block + j) + row * out_stride
+                for r in range(done):
+                    value = load_f32x16(tile + (r * FLOAT_COLUMNS + j) * 64) + bias
+                    at = offset + r * out_stride
+                    store_f32x16(out + at, _finish(epilogue, value, residual + at))
+            row += done
+        block += FLOAT_COLUMNS

@@ -1,0 +1,102 @@
+"""Rows through the micro-kernels: the tile that fits the rows that are left is chosen here, once for all users.
+
+This module is imported while kernels are compiled for one level: the tile sizes are constants of that level.
+"""
+
+from __future__ import annotations
+
+from tinybert_rt.isa.lowering import active
+from tinybert_rt.kernels.jit import kernel
+from tinybert_rt.kernels.tile import float_tile, int8_tile
+
+INT8_ROWS, INT8_COLUMNS = active().tile_int8
+FLOAT_ROWS, FLOAT_COLUMNS = active().tile_float
+NARROW_COLUMNS = min(FLOAT_COLUMNS, 2)
+"""Column blocks of the narrower float tile, so that attention need not pad to the wide one."""
+
+_int8_full = int8_tile(INT8_ROWS, INT8_COLUMNS)
+_int8_4 = int8_tile(4, INT8_COLUMNS)
+_int8_2 = int8_tile(2, INT8_COLUMNS)
+_int8_1 = int8_tile(1, INT8_COLUMNS)
+_wide_full = float_tile(FLOAT_ROWS, FLOAT_COLUMNS)
+_wide_4 = float_tile(4, FLOAT_COLUMNS)
+_wide_2 = float_tile(2, FLOAT_COLUMNS)
+_wide_1 = float_tile(1, FLOAT_COLUMNS)
+_narrow_full = float_tile(FLOAT_ROWS, NARROW_COLUMNS)
+_narrow_4 = float_tile(4, NARROW_COLUMNS)
+_narrow_2 = float_tile(2, NARROW_COLUMNS)
+_narrow_1 = float_tile(1, NARROW_COLUMNS)
+
+
+@kernel
+def int8_rows(rows, a, a_stride, b, b_block_stride, groups, out):  # type: ignore[no-untyped-def]
+    """One int8 tile of at most `rows` ≥ 1 rows and INT8_COLUMNS column blocks; returns the number of rows done.
+
+    out: int32 [rows done][INT8_COLUMNS·16]; the other arguments as in `tile.int8_tile`.
+    """
+    out_stride = INT8_COLUMNS * 64
+    if rows >= INT8_ROWS:
+        _int8_full(a, a_stride, b, b_block_stride, groups, out, out_stride)
+        return INT8_ROWS
+    if INT8_ROWS > 4 and rows >= 4:
+        _int8_4(a, a_stride, b, b_block_stride, groups, out, out_stride)
+        return 4
+    if INT8_ROWS > 2 and rows >= 2:
+        _int8_2(a, a_stride, b, b_block_stride, groups, out, out_stride)
+        return 2
+    _int8_1(a, a_stride, b, b_block_stride, groups, out, out_stride)
+    return 1
+
+
+@kernel
+def float_rows(rows, a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride):  # type: ignore[no-untyped-def]
+    """One float tile of at most `rows` ≥ 1 rows and FLOAT_COLUMNS column blocks; returns the number of rows done.
+
+    The arguments are as in `tile.float_tile`.
+    """
+    if rows >= FLOAT_ROWS:
+        _wide_full(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
+        return FLOAT_ROWS
+    if FLOAT_ROWS > 4 and rows >= 4:
+        _wide_4(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
+        return 4
+    if FLOAT_ROWS > 2 and rows >= 2:
+        _wide_2(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
+        return 2
+    _wide_1(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
+    return 1
+
+
+@kernel
+def float_rows_narrow(rows, a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride):  # type: ignore[no-untyped-def]
+    """As `float_rows`, with NARROW_COLUMNS column blocks."""
+    if rows >= FLOAT_ROWS:
+        _narrow_full(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
+        return FLOAT_ROWS
+    if FLOAT_ROWS > 4 and rows >= 4:
+        _narrow_4(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
+        return 4
+    if FLOAT_ROWS > 2 and rows >= 2:
+        _narrow_2(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
+        return 2
+    _narrow_1(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
+    return 1
+
+
+@kernel
+def float_product(rows, a, a_stride, b, b_block_stride, b_stride, depth, blocks, out, out_stride):  # type: ignore[no-untyped-def]
+    """out = a·b for at most FLOAT_ROWS rows that are done as one tile height; returns the number of rows done.
+
+    blocks: column blocks, a multiple of NARROW_COLUMNS; the other arguments as in `tile.float_tile`.
+    """
+    done = 0
+    block = 0
+    while block + FLOAT_COLUMNS <= blocks:
+        done = float_rows(rows, a, a_stride, b + block * b_block_stride, b_block_stride, b_stride, depth, out + 64 * block, out_stride)
+        block += FLOAT_COLUMNS
+    while block < blocks:
+        done = float_rows_narrow(
+            rows, a, a_stride, b + block * b_block_stride, b_block_stride, b_stride, depth, out + 64 * block, out_stride
+        )
+        block += NARROW_COLUMNS
+    return done

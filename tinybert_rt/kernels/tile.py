@@ -1,0 +1,144 @@
+"""The two GEMM micro-kernels, written directly as LLVM IR: a tile of rows × 16-lane columns held in registers.
+
+Both walk the depth once and keep rows·columns accumulators as loop-carried values. Depth order is the same for every
+tile size, so an output value does not depend on the tile that computed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from tinybert_rt.isa import lowering
+from tinybert_rt.isa.lowering import F32, F32X16, I32, I32X16, I64, LANES
+from tinybert_rt.kernels.memory import address_to_pointer
+
+
+def _splat(builder: Any, value: ir.Value, vector: ir.Type) -> ir.Value:
+    single = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(I32, 0))
+    return lowering.shuffle(builder, single, None, [0] * LANES)
+
+
+def _depth_loop(
+    builder: Any,
+    rows: int,
+    columns: int,
+    depth: ir.Value,
+    vector: ir.Type,
+    step: Callable[[ir.Value, list[list[ir.Value]]], list[list[ir.Value]]],
+) -> list[list[ir.Value]]:
+    """A loop over depth ≥ 1 with rows×columns accumulators; `step(index, accumulators)` gives the new ones."""
+    entry = builder.block
+    loop = builder.append_basic_block("depth")
+    done = builder.append_basic_block("done")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    index = builder.phi(I64)
+    index.add_incoming(ir.Constant(I64, 0), entry)
+    phis = [[builder.phi(vector) for _ in range(columns)] for _ in range(rows)]
+    for row in phis:
+        for phi in row:
+            phi.add_incoming(ir.Constant(vector, None), entry)
+    values = step(index, phis)
+    after = builder.add(index, ir.Constant(I64, 1))
+    index.add_incoming(after, builder.block)
+    for row, new_row in zip(phis, values, strict=True):
+        for phi, new in zip(row, new_row, strict=True):
+            phi.add_incoming(new, builder.block)
+    builder.cbranch(builder.icmp_signed("<", after, depth), loop, done)
+    builder.position_at_end(done)
+    return values
+
+
+def _store_tile(builder: Any, values: list[list[ir.Value]], out: ir.Value, out_stride: ir.Value) -> None:
+    for i, row in enumerate(values):
+        base = builder.add(out, builder.mul(out_stride, ir.Constant(I64, i)))
+        for j, value in enumerate(row):
+            address = builder.add(base, ir.Constant(I64, 64 * j))
+            builder.store(value, address_to_pointer(builder, address, value.type), align=4)
+
+
+def _offsets(builder: Any, base: ir.Value, stride: ir.Value, count: int) -> list[ir.Value]:
+    return [builder.add(base, builder.mul(stride, ir.Constant(I64, i))) for i in range(count)]
+
+
+def int8_tile(rows: int, columns: int) -> Any:
+    """The int8 micro-kernel for a tile of `rows` × `columns`·16 outputs.
+
+    int8_tile(…)(a, a_stride, b, b_block_stride, groups, out, out_stride): int64 arguments, strides in bytes.
+        a: u8 rows, `groups`·4 bytes each are read.
+        b: s8 blocks [columns][groups][16][4], `b_block_stride` apart.
+        out: int32 [rows][columns·16], rows `out_stride` apart; the accumulators are stored there.
+    """
+
+    @intrinsic
+    def tile(typingctx, a, a_stride, b, b_block_stride, groups, out, out_stride):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            a, a_stride, b, b_block_stride, groups, out, out_stride = arguments
+            a_rows = _offsets(builder, a, a_stride, rows)
+            b_blocks = _offsets(builder, b, b_block_stride, columns)
+
+            def step(index: ir.Value, accumulators: list[list[ir.Value]]) -> list[list[ir.Value]]:
+                a_offset = builder.mul(index, ir.Constant(I64, 4))
+                b_offset = builder.mul(index, ir.Constant(I64, 64))
+                weights = [builder.load(address_to_pointer(builder, builder.add(block, b_offset), I32X16), align=4) for block in b_blocks]
+                result = []
+                for row, accumulator in zip(a_rows, accumulators, strict=True):
+                    four = builder.load(address_to_pointer(builder, builder.add(row, a_offset), I32), align=1)
+                    activation = _splat(builder, four, I32X16)
+                    result.append(
+                        [lowering.dot4(builder, acc, activation, weight) for acc, weight in zip(accumulator, weights, strict=True)]
+                    )
+                return result
+
+            _store_tile(builder, _depth_loop(builder, rows, columns, groups, I32X16, step), out, out_stride)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 7), codegen
+
+    return tile
+
+
+def float_tile(rows: int, columns: int) -> Any:
+    """The float32 micro-kernel for a tile of `rows` × `columns`·16 outputs.
+
+    float_tile(…)(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride): int64 arguments, strides in bytes.
+        a: float32 rows, `depth` values each.
+        b: float32; the 16 values for depth k of column block j are at b + j·b_block_stride + k·b_stride.
+        out: float32 [rows][columns·16], rows `out_stride` apart.
+    Each output is a chain of fused multiply-adds in depth order, from zero.
+    """
+
+    @intrinsic
+    def tile(typingctx, a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride = arguments
+            a_rows = _offsets(builder, a, a_stride, rows)
+            b_blocks = _offsets(builder, b, b_block_stride, columns)
+
+            def step(index: ir.Value, accumulators: list[list[ir.Value]]) -> list[list[ir.Value]]:
+                a_offset = builder.mul(index, ir.Constant(I64, 4))
+                b_offset = builder.mul(index, b_stride)
+                weights = [builder.load(address_to_pointer(builder, builder.add(block, b_offset), F32X16), align=4) for block in b_blocks]
+                result = []
+                for row, accumulator in zip(a_rows, accumulators, strict=True):
+                    value = builder.load(address_to_pointer(builder, builder.add(row, a_offset), F32), align=4)
+                    spread = _splat(builder, value, F32X16)
+                    result.append([lowering.fma(builder, spread, weight, acc) for acc, weight in zip(accumulator, weights, strict=True)])
+                return result
+
+            _store_tile(builder, _depth_loop(builder, rows, columns, depth, F32X16, step), out, out_stride)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 8), codegen
+
+    return tile
+
+
+def row_steps(rows: int) -> list[int]:
+    """The tile heights that are compiled for a level whose full tile has `rows` rows, largest first."""
+    return sorted({rows, 4, 3, 2, 1} & set(range(1, rows + 1)), reverse=True)

@@ -1,0 +1,427 @@
+"""What people touch: `load` a model file, `encode` texts into vectors, `rank` texts by a query."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinybert_rt.engine.library import Library, ffi, load_library
+from tinybert_rt.engine.modelfile import ModelFile, PathOrBytes
+from tinybert_rt.engine.session import Session, SessionPool, address
+from tinybert_rt.engine.texts import Text, TokenScratch, batches, encode_error, utf8
+from tinybert_rt.engine.threads import check_threads
+from tinybert_rt.errors import CancelledError, InvalidArgumentError, InvalidTextError, TruncationWarning
+from tinybert_rt.format.layout import POOLINGS
+from tinybert_rt.text.limits import TRUNCATIONS
+from tinybert_rt.vectors import OUTPUT_DTYPES, Encoded, Ranked, Tokens, convert, cosine_similarity
+
+DEFAULT_MODEL = "all-MiniLM-L6-v2-int8.tbrt"
+
+_KEPT_TOKENS = 1 << 16
+"""Token buffers up to this size are kept for a thread's next call."""
+
+Progress = Callable[[int, int | None], object]
+
+
+def load(
+    path: PathOrBytes | None = None,
+    *,
+    threads: int | None = None,
+    engine: str = "auto",
+    isa: str | None = None,
+) -> Model:
+    """Open a model file.
+
+    Args:
+        path: a `.tbrt` file, or its bytes; None is the bundled all-MiniLM-L6-v2.
+        threads: workers of each call; None is what the affinity mask and the cgroup quota allow.
+        engine: "auto", or "jit" for kernels compiled by Numba on this machine.
+        isa: an instruction-set level to run instead of the best one, see `tinybert-rt info`.
+
+    Raises:
+        ModelFileError: no such file, or one of its subclasses for what is wrong with it.
+        InvalidArgumentError, UnknownIsaError, UnsupportedIsaError, CompileError: see `tinybert_rt.errors`.
+    """
+    workers = check_threads(threads)
+    library = load_library(engine, isa)
+    if path is None:
+        path = _bundled_model()
+    return Model(path, library, workers)
+
+
+def _bundled_model() -> str:
+    return str(resources.files("tinybert_rt") / "models" / DEFAULT_MODEL)
+
+
+class Model:
+    """An opened model: immutable, shared by any number of threads. Made by `load`."""
+
+    def __init__(self, path: PathOrBytes, library: Library, workers: int) -> None:
+        self._library = library
+        self._file = ModelFile(path, library)
+        self._model = self._file.model
+        self._pool = SessionPool(library, self._model, workers)
+        self._local = threading.local()
+        self.threads = workers
+        weakref.finalize(self, self._pool.close)
+
+    # ------------------------------------------------------------ facts
+
+    @property
+    def path(self) -> str:
+        """Where the model was loaded from."""
+        return self._file.name
+
+    @property
+    def dim(self) -> int:
+        """Elements of a vector."""
+        return int(self._model.hidden_size)
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that one text may have, special tokens included; longer ones are truncated."""
+        return int(self._model.max_tokens)
+
+    @property
+    def isa(self) -> str:
+        """The instruction-set level that runs."""
+        return self._library.level.name
+
+    @property
+    def engine(self) -> str:
+        """What compiled the kernels: "jit"."""
+        return self._library.engine
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The file's `__metadata__`: format, configuration and provenance."""
+        return dict(self._file.metadata)
+
+    def info(self) -> dict[str, Any]:
+        """The model's facts, by name."""
+        model = self._model
+        names = {number: name for name, number in POOLINGS.items()}
+        return {
+            "path": self.path,
+            "bytes": int(self._file.data.size),
+            "name": self._file.metadata.get("name", ""),
+            "layers": int(model.num_layers),
+            "hidden_size": int(model.hidden_size),
+            "heads": int(model.num_heads),
+            "intermediate_size": int(model.intermediate_size),
+            "vocabulary": int(model.vocab_size),
+            "max_tokens": self.max_tokens,
+            "weights": "int8" if model.weight_dtype else "f32",
+            "pooling": names[int(model.pooling)],
+            "normalized": bool(model.normalize),
+            "isa": self.isa,
+            "engine": self.engine,
+            "threads": self.threads,
+        }
+
+    def __repr__(self) -> str:
+        facts = self.info()
+        return f"<tinybert_rt.Model {facts['name'] or self.path}: {facts['layers']}×{facts['hidden_size']} {facts['weights']}, {self.isa}>"
+
+    # ------------------------------------------------------------ vectors
+
+    def encode(
+        self,
+        texts: Iterable[Text],
+        *,
+        dim: int | None = None,
+        dtype: str = "float32",
+        truncation: str | None = None,
+        max_tokens: int | None = None,
+        progress: Progress | None = None,
+    ) -> NDArray[Any]:
+        """One vector per text. A text's vector has the same bytes whatever texts are beside it.
+
+        Args:
+            texts: a list or iterator of str, or of pairs of str.
+            dim: keep the first `dim` elements, normalized again if the model normalizes (for Matryoshka models).
+            dtype: "float32"; "int8", each vector scaled so that its largest magnitude is 127; or "binary", one bit an
+                element (1 where positive), packed big-endian into uint8.
+            truncation: what happens to a text of more than max_tokens tokens: "truncate" (pairs: the longer one first),
+                "only_first", "only_second" or "error". None truncates too, with a TruncationWarning.
+            max_tokens: a smaller limit than the model's own.
+            progress: called with the texts done and their number (None for an iterator); returning False cancels.
+
+        Returns:
+            float32 (n, dim); int8 (n, dim); or uint8 (n, ceil(dim/8)).
+
+        Raises:
+            InvalidTextError: an item is not a str or a pair, or has lone surrogates.
+            InvalidArgumentError: no texts, or an argument out of range.
+            TextTooLongError, NonFiniteResultError, CancelledError.
+        """
+        return self.encode_detailed(texts, dim=dim, dtype=dtype, truncation=truncation, max_tokens=max_tokens, progress=progress).vectors
+
+    def encode_detailed(
+        self,
+        texts: Iterable[Text],
+        *,
+        dim: int | None = None,
+        dtype: str = "float32",
+        truncation: str | None = None,
+        max_tokens: int | None = None,
+        progress: Progress | None = None,
+    ) -> Encoded:
+        """As `encode`, with each text's token count and whether it was truncated."""
+        total = len(texts) if isinstance(texts, Sequence) else None
+        groups = []
+        done = 0
+        for group in self.stream(texts, dim=dim, dtype=dtype, truncation=truncation or "truncate", max_tokens=max_tokens):
+            groups.append(group)
+            done += len(group.vectors)
+            if progress is not None and progress(done, total) is False:
+                raise CancelledError(f"cancelled by the progress callback after {done} texts")
+        if not groups:
+            raise InvalidArgumentError("texts is empty: pass at least one text")
+        result = groups[0] if len(groups) == 1 else Encoded(*(np.concatenate(parts) for parts in zip(*groups, strict=True)))
+        if truncation is None and result.truncated.any():
+            count = int(result.truncated.sum())
+            limit = max_tokens or self.max_tokens
+            warnings.warn(
+                f"{count} of {done} texts have more than {limit} tokens and were truncated; "
+                "truncation='truncate' accepts that, truncation='error' refuses it",
+                TruncationWarning,
+                stacklevel=_stack_level(),
+            )
+        return result
+
+    def stream(
+        self,
+        texts: Iterable[Text],
+        *,
+        dim: int | None = None,
+        dtype: str = "float32",
+        truncation: str = "truncate",
+        max_tokens: int | None = None,
+    ) -> Iterator[Encoded]:
+        """As `encode_detailed`, a few hundred texts at a time, in bounded memory; `texts` is read as it is needed."""
+        if isinstance(texts, (str, bytes)):
+            raise InvalidTextError("texts is a single string: pass a list of texts, [text]")
+        if dtype not in OUTPUT_DTYPES:
+            raise InvalidArgumentError(f"dtype must be one of {', '.join(OUTPUT_DTYPES)}, not {dtype!r}")
+        width = self._check_dim(dim)
+        limit = self._check_max_tokens(max_tokens)
+        if truncation not in TRUNCATIONS:
+            raise InvalidArgumentError(f"truncation must be one of {', '.join(TRUNCATIONS)}, not {truncation!r}")
+        try:
+            iterator = iter(texts)
+        except TypeError:
+            raise InvalidTextError(f"texts must be a list or iterator of str, not {type(texts).__name__}") from None
+        return self._stream(iterator, width, dtype, TRUNCATIONS[truncation], limit)
+
+    def _stream(self, texts: Iterator[Text], dim: int, dtype: str, truncation: int, limit: int) -> Iterator[Encoded]:
+        first = 0
+        for data, offsets, pairs in batches(texts):
+            count = (len(offsets) - 1) // (1 + pairs)
+            done = 0
+            while done < count:
+                with self._session() as session:
+                    encoded = self._encode_group(
+                        session, data, offsets[done * (1 + pairs) :], pairs, count - done, dim, truncation, limit, first + done
+                    )
+                done += len(encoded.vectors)
+                yield encoded._replace(vectors=convert(encoded.vectors, dtype))
+            first += count
+
+    def _encode_group(
+        self,
+        session: Session,
+        data: bytes,
+        offsets: NDArray[np.int64],
+        pairs: int,
+        count: int,
+        dim: int,
+        truncation: int,
+        limit: int,
+        first: int,
+    ) -> Encoded:
+        count = min(count, int(session.struct.group_texts))
+        vectors = np.empty((count, dim), np.float32)
+        token_counts = np.empty(count, np.int32)
+        truncated = np.empty(count, np.bool_)
+        request = session.request
+        request.texts = int(ffi.cast("intptr_t", ffi.from_buffer(data)))
+        request.text_offsets = address(offsets)
+        request.pairs = pairs
+        request.n_texts = count
+        request.truncation = truncation
+        request.max_tokens = limit
+        request.ids = 0
+        request.types = 0
+        request.out = address(vectors)
+        request.dim = dim
+        request.hidden = 0
+        request.token_counts = address(token_counts)
+        request.truncated = address(truncated)
+        status = session.run()
+        if status != 0:
+            item = int(request.item)
+            raise encode_error(status, first + item, int(token_counts[item]) if 0 <= item < count else 0, limit)
+        done = int(request.done)
+        return Encoded(vectors[:done], token_counts[:done], truncated[:done])
+
+    def encode_ids(
+        self,
+        ids: NDArray[np.int32],
+        offsets: NDArray[np.int64],
+        types: NDArray[np.uint8] | None = None,
+        *,
+        hidden_states: bool = False,
+    ) -> NDArray[np.float32]:
+        """Vectors of texts that are tokenized already.
+
+        Args:
+            ids: (total_tokens,) int32, the token ids of all texts, one behind the other, special tokens included.
+            offsets: (n + 1,) int64; text i has the ids offsets[i] … offsets[i+1]−1.
+            types: (total_tokens,) uint8 token types; None is all 0.
+            hidden_states: return the last layer's states of all tokens instead.
+
+        Returns:
+            float32 (n, dim), or float32 (total_tokens, dim).
+        """
+        ids = np.ascontiguousarray(ids, np.int32)
+        offsets = np.ascontiguousarray(offsets, np.int64)
+        if ids.ndim != 1 or offsets.ndim != 1 or offsets.size < 2:
+            raise InvalidArgumentError("ids and offsets must be one-dimensional, and offsets have at least 2 elements")
+        if offsets[0] != 0 or offsets[-1] != ids.size or (np.diff(offsets) < 1).any():
+            raise InvalidArgumentError(f"offsets must rise from 0 to the number of ids, {ids.size}: no text may be empty")
+        if types is not None:
+            types = np.ascontiguousarray(types, np.uint8)
+            if types.shape != ids.shape:
+                raise InvalidArgumentError(f"types has the shape {types.shape}, ids {ids.shape}")
+        count = offsets.size - 1
+        vectors = np.empty((count, self.dim), np.float32)
+        hidden = np.empty((ids.size, self.dim), np.float32) if hidden_states else None
+        done = 0
+        with self._session() as session:
+            request = session.request
+            request.texts = 0
+            request.ids = address(ids)
+            request.types = 0 if types is None else address(types)
+            request.dim = self.dim
+            request.hidden = 0 if hidden is None else address(hidden)
+            request.token_counts = 0
+            request.truncated = 0
+            while done < count:
+                request.id_offsets = address(offsets) + 8 * done
+                request.n_texts = count - done
+                request.out = address(vectors) + 4 * done * self.dim
+                status = session.run()
+                if status != 0:
+                    item = done + int(request.item)
+                    raise encode_error(status, item, int(offsets[item + 1] - offsets[item]), int(self._model.max_positions))
+                done += int(request.done)
+        return vectors if hidden is None else hidden
+
+    # ------------------------------------------------------------ tokens
+
+    def tokenize(self, text: str, pair: str | None = None, *, max_tokens: int | None = None, truncation: str = "truncate") -> Tokens:
+        """Token ids of a text or a pair, [CLS] and [SEP] included; not truncated unless max_tokens says so."""
+        policy = TRUNCATIONS.get(truncation)
+        if policy is None:
+            raise InvalidArgumentError(f"truncation must be one of {', '.join(TRUNCATIONS)}, not {truncation!r}")
+        data = utf8(text, 0)
+        pair_data = b"" if pair is None else utf8(pair, 0)
+        longest = len(data) + len(pair_data) + 3
+        if max_tokens is None:
+            max_tokens = longest
+        elif max_tokens < 3:
+            raise InvalidArgumentError(f"max_tokens must be at least 3, not {max_tokens}")
+        capacity = max_tokens if max_tokens < longest else longest
+        scratch: TokenScratch | None = getattr(self._local, "scratch", None)
+        if scratch is None or scratch.capacity < capacity:
+            scratch = self._token_scratch(capacity)
+        call, info = scratch.call, scratch.info
+        call.max_tokens = capacity
+        call.truncation = policy
+        status = self._library.tokenize(call, data, len(data), pair_data, -1 if pair is None else len(pair_data))
+        if status != 0:
+            raise encode_error(status, 0, info.total, max_tokens)
+        count = info.count
+        return Tokens(scratch.ids[:count].copy(), scratch.types[:count].copy(), info.total, info.truncated != 0)
+
+    def tokenize_batch(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Token ids of many texts, not truncated: ids (total,) int32 and offsets (n + 1,) int64."""
+        parts = [self.tokenize(text).ids for text in texts]
+        offsets = np.zeros(len(parts) + 1, np.int64)
+        np.cumsum([part.size for part in parts], out=offsets[1:])
+        return (np.concatenate(parts) if parts else np.empty(0, np.int32)), offsets
+
+    def vocabulary(self) -> list[str]:
+        """The pieces of the vocabulary, in the order of their ids."""
+        tokenizer = self._model.tokenizer
+        count = int(tokenizer.vocab_size)
+        offsets = np.frombuffer(ffi.buffer(ffi.cast("char *", tokenizer.piece_offsets), 4 * (count + 1)), np.uint32)
+        pieces = bytes(ffi.buffer(ffi.cast("char *", tokenizer.pieces), int(offsets[-1])))
+        return [pieces[a:b].decode("utf-8", "replace") for a, b in pairwise(offsets.tolist())]
+
+    # ------------------------------------------------------------ ranking
+
+    def rank(self, query: str, texts: Sequence[str], *, top: int | None = None) -> list[Ranked]:
+        """The texts by falling cosine similarity to the query; ties keep their order.
+
+        Args:
+            query: the text to compare with.
+            texts: the texts to rank.
+            top: how many to return; None is all.
+        """
+        if top is not None and top < 1:
+            raise InvalidArgumentError(f"top must be at least 1, not {top}")
+        texts = list(texts)
+        query_vector = self.encode([query])[0]
+        scores = cosine_similarity(self.encode(texts), query_vector)
+        order = np.argsort(-scores, kind="stable")[:top]
+        return [Ranked(int(i), float(scores[i]), texts[i]) for i in order]
+
+    # ------------------------------------------------------------ inside
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        session = self._pool.take()
+        try:
+            yield session
+        finally:
+            self._pool.give_back(session)
+
+    def _token_scratch(self, capacity: int) -> TokenScratch:
+        scratch = TokenScratch(max(capacity, 1024), self._model)
+        if capacity <= _KEPT_TOKENS:
+            self._local.scratch = scratch
+        return scratch
+
+    def _check_dim(self, dim: int | None) -> int:
+        if dim is None:
+            return self.dim
+        if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= self.dim:
+            raise InvalidArgumentError(f"dim must be between 1 and {self.dim}, not {dim!r}")
+        return dim
+
+    def _check_max_tokens(self, max_tokens: int | None) -> int:
+        if max_tokens is None:
+            return self.max_tokens
+        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or not 3 <= max_tokens <= self._model.max_positions:
+            raise InvalidArgumentError(f"max_tokens must be between 3 and {self._model.max_positions}, not {max_tokens!r}")
+        return max_tokens
+
+
+def _stack_level() -> int:
+    """The stack level of the first caller outside this module, for warnings."""
+    level, frame = 1, sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename == __file__:
+        level, frame = level + 1, frame.f_back  # type: ignore[assignment]
+    return level

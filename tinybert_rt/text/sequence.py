@@ -1,0 +1,96 @@
+"""A text, or a pair of texts, as a model's input: special tokens, token types, truncation."""
+
+from __future__ import annotations
+
+from tinybert_rt.errors import InvalidArgumentError, TextTooLongError
+from tinybert_rt.kernels.jit import inline, kernel
+from tinybert_rt.kernels.memory import store_i32, store_u8
+from tinybert_rt.text.limits import TRUNCATE_ERROR, TRUNCATE_LONGEST_FIRST, TRUNCATE_ONLY_FIRST, TRUNCATE_ONLY_SECOND
+from tinybert_rt.text.scan import begin_scan, scan_text
+from tinybert_rt.text.wordpiece import wordpiece
+
+_INVALID_ARGUMENT = InvalidArgumentError.code
+_TEXT_TOO_LONG = TextTooLongError.code
+
+
+@inline
+def _kept_of_first(first, second, room, policy):
+    """How many of the `first` tokens of the first text stay when first + second > room; -1: the policy cannot do it.
+
+    The second text keeps the rest of the room; `second` is -1 when there is none. Longest first: the longer text is cut
+    down to the room that the shorter leaves, and if both are longer than half of the room, each gets half of it, an odd
+    token going to the longer. Only one text: at least one token of it must stay; but where the room is 0, nothing stays of
+    either. This is what `tokenizers` does.
+    """
+    if policy == TRUNCATE_ERROR:
+        return -1
+    if room == 0:
+        return 0
+    if second < 0:
+        return -1 if policy == TRUNCATE_ONLY_SECOND else room
+    if policy == TRUNCATE_LONGEST_FIRST:
+        shorter = min(first, second)
+        longer = max(shorter, room - shorter)
+        if shorter + longer > room:
+            shorter = room // 2
+            longer = room - shorter
+        return longer if first > second else shorter
+    if policy == TRUNCATE_ONLY_FIRST:
+        return room - second if second < room else -1
+    return first if first < room else -1
+
+
+@inline
+def _fill_types(types, begin, end, value):
+    for index in range(begin, end):
+        store_u8(types + index, value)
+
+
+@kernel
+def tokenize(tokenizer, text, size, pair, pair_size, max_tokens, policy, ids, types, info, scratch):
+    """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP].
+
+    Args:
+        tokenizer, text, size, scratch: as in `wordpiece`.
+        pair: uint8 [pair_size]; pair_size < 0: there is no pair. An empty pair is a pair.
+        max_tokens: at least 2, with a pair 3.
+        policy: what is left out of a text that is too long, a TRUNCATE constant of `text.limits`, see `_kept_of_first`;
+            TextTooLongError where that is not possible, and always for TRUNCATE_ERROR.
+        ids: int32 [max_tokens], output.
+        types: uint8 [max_tokens], output: 0, for the pair and the [SEP] behind it 1.
+        info: TokenizeInfo, output. After TextTooLongError `total` is set and `count` is 0.
+
+    Returns 0, or the code of InvalidArgumentError or TextTooLongError.
+    """
+    paired = pair_size >= 0
+    room = max_tokens - (3 if paired else 2)
+    info.count = 0
+    info.total = 0
+    info.truncated = 0
+    if room < 0 or policy < TRUNCATE_LONGEST_FIRST or policy > TRUNCATE_ERROR:
+        return _INVALID_ARGUMENT
+    first = wordpiece(tokenizer, text, size, ids + 4, room, scratch)
+    written = min(first, room)
+    second = 0
+    if paired:
+        second = wordpiece(tokenizer, pair, pair_size, ids + 4 * (written + 2), room - written, scratch)
+    info.total = first + second + max_tokens - room
+    if first + second > room:
+        first = _kept_of_first(first, second if paired else -1, room, policy)
+        if first < 0:
+            return _TEXT_TOO_LONG
+        second = room - first
+        info.truncated = 1
+        if first < written:
+            # More of the pair is kept than was written, and further ahead.
+            scan = begin_scan(tokenizer, ids + 4 * (first + 2), second, 0, scratch)
+            scan_text(scan, tokenizer, pair, pair_size, True)
+    store_i32(ids, tokenizer.cls_id)
+    store_i32(ids + 4 * (first + 1), tokenizer.sep_id)
+    _fill_types(types, 0, first + 2, 0)
+    info.count = first + 2
+    if paired:
+        store_i32(ids + 4 * (first + second + 2), tokenizer.sep_id)
+        _fill_types(types, first + 2, first + second + 3, 1)
+        info.count = first + second + 3
+    return 0

@@ -1,0 +1,71 @@
+"""What `Model` returns, and what is done to finished vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+OUTPUT_DTYPES = ("float32", "int8", "binary")
+
+
+class Encoded(NamedTuple):
+    """Vectors with what happened to each text.
+
+    Attributes:
+        vectors: (n, dim) float32, or int8 or uint8 as asked for.
+        token_counts: (n,) int32, tokens of each text before truncation, special tokens included.
+        truncated: (n,) bool, whether the text was cut to the model's maximum.
+    """
+
+    vectors: NDArray[Any]
+    token_counts: NDArray[np.int32]
+    truncated: NDArray[np.bool_]
+
+
+class Tokens(NamedTuple):
+    """A tokenized text.
+
+    Attributes:
+        ids: (count,) int32, special tokens included.
+        types: (count,) uint8, 0 for the first text of a pair and 1 for the second.
+        total: tokens before truncation.
+        truncated: whether tokens were cut off.
+    """
+
+    ids: NDArray[np.int32]
+    types: NDArray[np.uint8]
+    total: int
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One ranked text: its index in the list, its cosine similarity to the query, the text."""
+
+    index: int
+    score: float
+    text: str
+
+
+def cosine_similarity(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cosine of the angle between each row of (n, dim) and (dim,); 0 where a vector is zero."""
+    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
+    scores = np.zeros(len(vectors), np.float32)
+    np.divide(vectors @ query, norms, out=scores, where=norms > 0)
+    return scores
+
+
+def convert(vectors: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """float32 (n, dim) as it is, int8 (n, dim) or uint8 (n, ceil(dim/8)), see `Model.encode`."""
+    if dtype == "float32":
+        return vectors
+    if dtype == "binary":
+        return np.packbits(vectors > 0, axis=1)
+    largest = np.abs(vectors).max(axis=1, keepdims=True)
+    scale = np.zeros_like(largest)
+    np.divide(np.float32(127), largest, out=scale, where=largest > 0)
+    scaled: NDArray[np.int8] = np.rint(vectors * scale).astype(np.int8)
+    return scaled

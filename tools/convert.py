@@ -1,0 +1,332 @@
+"""Convert a Hugging Face or sentence-transformers directory of BERT to a `.tbrt` file.
+
+Usage:
+    python -m tools.convert DIRECTORY --out model.tbrt
+    python -m tools.convert DIRECTORY --out model.tbrt --dtype f32
+    python -m tools.convert DIRECTORY --out model.tbrt --pooling mean --normalize    (a directory without modules.json)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tinybert_rt.format import layout
+from tinybert_rt.format.trie import build_trie
+from tinybert_rt.format.writer import write_model
+
+from . import quantize
+from .hf import ConversionError, Embedding, EncoderConfig, Weights, file_digest, read_config, read_embedding, read_weights
+from .hf_tokenizer import WordPieceTokenizer, read_tokenizer
+
+DTYPES = tuple(layout.WEIGHT_DTYPES)
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """What quantization did to one tensor of the checkpoint."""
+
+    name: str
+    shape: tuple[int, ...]
+    error: quantize.QuantizationError
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What `convert` wrote."""
+
+    path: Path
+    size_bytes: int
+    seconds: float
+    config: dict[str, int]
+    tensors: list[TensorReport]
+    """The quantized tensors, in the checkpoint's order; empty for f32."""
+
+    notes: list[str]
+
+
+def convert(
+    directory: str | Path,
+    out: str | Path,
+    *,
+    dtype: str = "int8",
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    max_tokens: int | None = None,
+    drop_unused_rows: bool = False,
+    name: str | None = None,
+    license: str | None = None,  # noqa: A002
+) -> ConversionReport:
+    """Convert the checkpoint in `directory` to the file `out`.
+
+    Args:
+        directory: Hugging Face or sentence-transformers directory of a BERT encoder.
+        out: the `.tbrt` file.
+        dtype: "int8" or "f32".
+        pooling: "cls", "mean" or "max", in place of what the directory says; needed where it says nothing.
+        normalize: divide vectors by their length; needed where the directory says nothing.
+        max_tokens: longest text in tokens, [CLS] and [SEP] included; default: what the directory says.
+        drop_unused_rows: leave out rows of the embedding table that no piece of the vocabulary refers to.
+        name: the model's name in the file; default: the directory's.
+        license: the licence of the weights, noted in the file.
+
+    Raises ConversionError for what cannot be converted.
+    """
+    started = time.perf_counter()
+    directory, out = Path(directory), Path(out)
+    if dtype not in DTYPES:
+        raise ConversionError(f"dtype is {dtype!r}; known: {', '.join(DTYPES)}")
+    if not directory.is_dir():
+        raise ConversionError(f"{directory}: there is no such directory")
+    if not out.parent.is_dir():
+        raise ConversionError(f"{out.parent}: there is no such directory to write to")
+    embedding = read_embedding(directory)
+    encoder = read_config(embedding.transformer)
+    tokenizer = read_tokenizer(embedding.transformer)
+    notes = [*embedding.notes, *tokenizer.notes]
+    pooling, normalize = _embedding_kind(directory, embedding, pooling, normalize, notes)
+    if embedding.lowers_text and not tokenizer.flags & layout.LOWERCASE:
+        path = embedding.transformer / "sentence_bert_config.json"
+        raise ConversionError(f"{path}: do_lower_case is true, but the tokenizer does not lowercase")
+    limit = _max_tokens(embedding, tokenizer, encoder, max_tokens)
+    _check_vocabulary(embedding.transformer, encoder, tokenizer, drop_unused_rows, notes)
+
+    tensors, config = _tokenizer_tensors(tokenizer)
+    config.update(_encoder_fields(encoder, dtype))
+    config.update(pooling=layout.POOLINGS[pooling], normalize=int(normalize), max_tokens=limit)
+    weights = read_weights(embedding.transformer)
+    weight_tensors, reports = _weight_tensors(weights, encoder, len(tokenizer.pieces), dtype == "int8")
+    tensors.update(weight_tensors)
+    notes += weights.check_rest()
+    metadata = {
+        "name": name or directory.resolve().name,
+        "source": _source(directory, encoder),
+        "source_sha256": file_digest(weights.path),
+        "quantization": _quantization_summary(reports, dtype),
+    }
+    if license is not None:
+        metadata["license"] = license
+    try:
+        size = write_model(out, config, tensors, metadata)
+    except OSError as error:
+        raise ConversionError(f"{out}: cannot be written: {error.strerror or error}") from None
+    ordered = {name: config[name] for name in layout.CONFIG_FIELDS}
+    return ConversionReport(out, size, time.perf_counter() - started, ordered, reports, notes)
+
+
+def _source(directory: Path, encoder: EncoderConfig) -> str:
+    """The model's public name if config.json has one, else the directory's; never a path of this machine."""
+    name = encoder.name if re.fullmatch(r"[\w.-]+/[\w.-]+", encoder.name, re.ASCII) else ""
+    return name or directory.resolve().name
+
+
+def _embedding_kind(
+    directory: Path, embedding: Embedding, pooling: str | None, normalize: bool | None, notes: list[str]
+) -> tuple[str, bool]:
+    if pooling is not None and pooling not in layout.POOLINGS:
+        raise ConversionError(f"pooling is {pooling!r}; known: {', '.join(layout.POOLINGS)}")
+    for what, said, wanted in (("pooling", embedding.pooling, pooling), ("normalize", embedding.normalize, normalize)):
+        if said is not None and wanted is not None and said != wanted:
+            notes.append(f"{what} is {wanted}, as asked for; the directory says {said}")
+    pooling = pooling or embedding.pooling
+    if pooling is None:
+        raise ConversionError(f"{directory / 'modules.json'}: missing, so pooling is not known: say --pooling cls, mean or max")
+    normalize = embedding.normalize if normalize is None else normalize
+    if normalize is None:
+        raise ConversionError(f"{directory / 'modules.json'}: missing, so normalization is not known: say --normalize or --no-normalize")
+    return pooling, normalize
+
+
+def _max_tokens(embedding: Embedding, tokenizer: WordPieceTokenizer, encoder: EncoderConfig, asked: int | None) -> int:
+    if asked is not None:
+        if not 2 <= asked <= encoder.max_positions:
+            raise ConversionError(f"max_tokens is {asked}; it must be from 2 to max_position_embeddings = {encoder.max_positions}")
+        return asked
+    if embedding.max_tokens is not None:
+        path = embedding.transformer / "sentence_bert_config.json"
+        if not 2 <= embedding.max_tokens <= encoder.max_positions:
+            raise ConversionError(
+                f"{path}: max_seq_length is {embedding.max_tokens}; it must be from 2 to max_position_embeddings ="
+                f" {encoder.max_positions}: say --max-tokens"
+            )
+        return embedding.max_tokens
+    return min(tokenizer.model_max_tokens or encoder.max_positions, encoder.max_positions)
+
+
+def _check_vocabulary(
+    directory: Path, encoder: EncoderConfig, tokenizer: WordPieceTokenizer, drop_unused_rows: bool, notes: list[str]
+) -> None:
+    """Every piece needs a row. Rows without a piece cannot be reached from text; they are left out, but only when asked for:
+    a vocabulary of the wrong size is usually the wrong vocabulary."""
+    pieces, rows = len(tokenizer.pieces), encoder.vocab_size
+    where = f"{directory}: the vocabulary has {pieces} pieces, config.json has vocab_size {rows}"
+    if pieces > rows:
+        raise ConversionError(f"{where}: {pieces - rows} pieces have no embedding; this is the wrong vocabulary")
+    if pieces < rows:
+        if not drop_unused_rows:
+            raise ConversionError(f"{where}: if the last {rows - pieces} rows are padding, say --drop-unused-rows")
+        notes.append(f"left out the last {rows - pieces} rows of the word embeddings, which no piece refers to")
+
+
+def _encoder_fields(encoder: EncoderConfig, dtype: str) -> dict[str, int]:
+    return {
+        "architecture": layout.ARCHITECTURES["bert"],
+        "num_layers": encoder.num_layers,
+        "hidden_size": encoder.hidden_size,
+        "num_heads": encoder.num_heads,
+        "intermediate_size": encoder.intermediate_size,
+        "max_positions": encoder.max_positions,
+        "type_vocab_size": encoder.type_vocab_size,
+        "activation": layout.ACTIVATIONS[encoder.activation],
+        "weight_dtype": layout.WEIGHT_DTYPES[dtype],
+        "layer_norm_eps_bits": int(np.float32(encoder.layer_norm_eps).view(np.int32)),
+    }
+
+
+def _tokenizer_tensors(tokenizer: WordPieceTokenizer) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    pieces = [piece.encode() for piece in tokenizer.pieces]
+    trie = build_trie(pieces)
+    text = np.frombuffer(b"".join(pieces), np.uint8)
+    offsets = np.cumsum([0, *map(len, pieces)]).astype(np.uint32)
+    padded_trie = np.zeros((layout.pad(len(trie), 8), 2), np.uint32)
+    padded_trie[: len(trie)] = trie
+    added = np.zeros(layout.pad(max(len(tokenizer.added), 1), layout.LANES), np.int32)
+    added[: len(tokenizer.added)] = tokenizer.added
+    tensors = {
+        "tokenizer.trie": padded_trie,
+        "tokenizer.pieces": quantize.pad_vector(text, layout.ALIGNMENT),
+        "tokenizer.piece_offsets": quantize.pad_vector(offsets, layout.LANES),
+        "tokenizer.added": added,
+    }
+    config = {
+        "vocab_size": len(pieces),
+        "tokenizer_kind": layout.TOKENIZER_KINDS["wordpiece"],
+        "tokenizer_flags": tokenizer.flags,
+        "max_word_chars": tokenizer.max_word_chars,
+        **{f"{kind}_id": index for kind, index in tokenizer.special.items()},
+        "trie_nodes": len(trie),
+        "added_tokens": len(tokenizer.added),
+        "pieces_bytes": len(text),
+    }
+    return tensors, config
+
+
+def _weight_tensors(
+    weights: Weights, encoder: EncoderConfig, vocab_size: int, int8: bool
+) -> tuple[dict[str, np.ndarray], list[TensorReport]]:
+    tensors: dict[str, np.ndarray] = {}
+    reports: list[TensorReport] = []
+    hidden, inner, heads = encoder.hidden_size, encoder.intermediate_size, encoder.num_heads
+    width = layout.head_width(hidden, heads)
+
+    def table(name: str, source: str, rows: int, used: int) -> None:
+        values = weights.take(source, rows, hidden)[:used]
+        made, errors = quantize.table_tensors(name, values, int8)
+        tensors.update(made)
+        reports.extend(TensorReport(source, values.shape, error) for error in errors)
+
+    def norm(name: str, source: str) -> None:
+        for part in ("weight", "bias"):
+            tensors[f"{name}.{part}"] = quantize.pad_vector(weights.take(f"{source}.{part}", hidden), layout.COLUMN_MULTIPLE)
+
+    def linear(name: str, sources: list[str], outputs: int, inputs: int) -> None:
+        parts = [weights.take(f"{source}.weight", outputs, inputs) for source in sources]
+        biases = [weights.take(f"{source}.bias", outputs) for source in sources]
+        if name.endswith("attention.qkv"):
+            parts = [quantize.spread_heads(part, heads, width) for part in parts]
+            biases = [quantize.spread_heads(bias, heads, width) for bias in biases]
+        if name.endswith("attention.output"):
+            parts = [np.ascontiguousarray(quantize.spread_heads(part.T, heads, width).T) for part in parts]
+        made, errors = quantize.linear_tensors(name, parts, biases, int8)
+        tensors.update(made)
+        if int8:
+            for source, error in zip(sources, errors, strict=True):
+                reports.append(TensorReport(f"{source}.weight", (outputs, inputs), error))
+
+    table("embeddings.word", "embeddings.word_embeddings.weight", encoder.vocab_size, vocab_size)
+    table("embeddings.position", "embeddings.position_embeddings.weight", encoder.max_positions, encoder.max_positions)
+    table("embeddings.type", "embeddings.token_type_embeddings.weight", encoder.type_vocab_size, encoder.type_vocab_size)
+    norm("embeddings.norm", "embeddings.LayerNorm")
+    for layer in range(encoder.num_layers):
+        name, source = f"layers.{layer}", f"encoder.layer.{layer}"
+        linear(f"{name}.attention.qkv", [f"{source}.attention.self.{part}" for part in ("query", "key", "value")], hidden, hidden)
+        linear(f"{name}.attention.output", [f"{source}.attention.output.dense"], hidden, hidden)
+        norm(f"{name}.attention.norm", f"{source}.attention.output.LayerNorm")
+        linear(f"{name}.ffn.in", [f"{source}.intermediate.dense"], inner, hidden)
+        linear(f"{name}.ffn.out", [f"{source}.output.dense"], hidden, inner)
+        norm(f"{name}.ffn.norm", f"{source}.output.LayerNorm")
+    return tensors, reports
+
+
+def _quantization_summary(reports: list[TensorReport], dtype: str) -> str:
+    """JSON for the file's metadata: per tensor the relative RMS error."""
+    errors = {report.name: round(report.error.relative_rms, 6) for report in reports}
+    return json.dumps({"dtype": dtype, "relative_rms_error": errors})
+
+
+def format_report(report: ConversionReport, show: int | None = 10) -> str:
+    """The table that the command prints: the `show` tensors with the largest relative error (None: all), size, time, notes."""
+    lines = []
+    worst = sorted(report.tensors, key=lambda each: (-each.error.relative_rms, each.name))
+    shown = worst[:show]
+    if shown:
+        width = max(len(each.name) for each in shown)
+        lines.append(f"{'tensor':{width}}  {'shape':>12}  {'rel. RMS':>9}  {'max abs':>9}")
+        for each in shown:
+            shape = "×".join(map(str, each.shape))
+            lines.append(f"{each.name:{width}}  {shape:>12}  {each.error.relative_rms:9.5f}  {each.error.largest:9.5f}")
+        if len(shown) < len(worst):
+            lines.append(f"… and {len(worst) - len(shown)} tensors with smaller errors (--all shows them)")
+    lines += [f"note: {note}" for note in report.notes]
+    lines.append(f"{report.path}: {report.size_bytes:,} bytes, {report.seconds:.1f} s")
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    command = argparse.ArgumentParser(prog="convert", description="Convert a Hugging Face directory of BERT to a .tbrt file.")
+    command.add_argument("directory", type=Path, help="Hugging Face or sentence-transformers directory")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .tbrt file to write")
+    command.add_argument("--dtype", choices=DTYPES, default="int8", help="weights in the file (default: int8)")
+    command.add_argument("--pooling", choices=tuple(layout.POOLINGS), help="needed if the directory has no modules.json")
+    command.add_argument("--normalize", action=argparse.BooleanOptionalAction, help="vectors of length 1")
+    command.add_argument("--max-tokens", type=int, metavar="N", help="longest text (default: what the directory says)")
+    command.add_argument("--drop-unused-rows", action="store_true", help="leave out embeddings that no piece refers to")
+    command.add_argument("--name", help="the model's name in the file (default: the directory's)")
+    command.add_argument("--license", help="the licence of the weights, noted in the file")
+    command.add_argument("--all", action="store_true", help="show the error of every tensor, not only of the worst")
+    return command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit status: 0, or 2 after one line that says what is wrong."""
+    options = parser().parse_args(arguments)
+    try:
+        report = convert(
+            options.directory,
+            options.out,
+            dtype=options.dtype,
+            pooling=options.pooling,
+            normalize=options.normalize,
+            max_tokens=options.max_tokens,
+            drop_unused_rows=options.drop_unused_rows,
+            name=options.name,
+            license=options.license,
+        )
+    except ConversionError as error:
+        print(f"convert: error: {error}", file=sys.stderr)
+        return 2
+    print(format_report(report, None if options.all else 10))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
