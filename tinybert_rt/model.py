@@ -7,7 +7,6 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from importlib import resources
 from itertools import pairwise
 from typing import Any
@@ -15,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinybert_rt.encoder.structs import GROUP_TEXTS
 from tinybert_rt.engine.library import Library, ffi, load_library
 from tinybert_rt.engine.modelfile import ModelFile, PathOrBytes
-from tinybert_rt.engine.session import Session, SessionPool, address
+from tinybert_rt.engine.session import SessionPool, address
 from tinybert_rt.engine.texts import Text, TokenScratch, batches, encode_error, utf8
 from tinybert_rt.engine.threads import check_threads
 from tinybert_rt.errors import CancelledError, InvalidArgumentError, InvalidTextError, TruncationWarning
@@ -230,17 +230,13 @@ class Model:
             count = (len(offsets) - 1) // (1 + pairs)
             done = 0
             while done < count:
-                with self._session() as session:
-                    encoded = self._encode_group(
-                        session, data, offsets[done * (1 + pairs) :], pairs, count - done, dim, truncation, limit, first + done
-                    )
+                encoded = self._encode_group(data, offsets[done * (1 + pairs) :], pairs, count - done, dim, truncation, limit, first + done)
                 done += len(encoded.vectors)
                 yield encoded._replace(vectors=convert(encoded.vectors, dtype))
             first += count
 
     def _encode_group(
         self,
-        session: Session,
         data: bytes,
         offsets: NDArray[np.int64],
         pairs: int,
@@ -250,29 +246,33 @@ class Model:
         limit: int,
         first: int,
     ) -> Encoded:
-        count = min(count, int(session.struct.group_texts))
+        count = min(count, GROUP_TEXTS)
         vectors = np.empty((count, dim), np.float32)
         token_counts = np.empty(count, np.int32)
         truncated = np.empty(count, np.bool_)
-        request = session.request
-        request.texts = int(ffi.cast("intptr_t", ffi.from_buffer(data)))
-        request.text_offsets = address(offsets)
-        request.pairs = pairs
-        request.n_texts = count
-        request.truncation = truncation
-        request.max_tokens = limit
-        request.ids = 0
-        request.types = 0
-        request.out = address(vectors)
-        request.dim = dim
-        request.hidden = 0
-        request.token_counts = address(token_counts)
-        request.truncated = address(truncated)
-        status = session.run()
-        if status != 0:
+        session = self._pool.take()
+        try:
+            request = session.request
+            request.texts = int(ffi.cast("intptr_t", ffi.from_buffer(data)))
+            request.text_offsets = address(offsets)
+            request.pairs = pairs
+            request.n_texts = count
+            request.truncation = truncation
+            request.max_tokens = limit
+            request.ids = 0
+            request.types = 0
+            request.out = address(vectors)
+            request.dim = dim
+            request.hidden = 0
+            request.token_counts = address(token_counts)
+            request.truncated = address(truncated)
+            status = session.run()
+            done = int(request.done)
             item = int(request.item)
+        finally:
+            self._pool.give_back(session)
+        if status != 0:
             raise encode_error(status, first + item, int(token_counts[item]) if 0 <= item < count else 0, limit)
-        done = int(request.done)
         return Encoded(vectors[:done], token_counts[:done], truncated[:done])
 
     def encode_ids(
@@ -298,8 +298,8 @@ class Model:
         offsets = np.ascontiguousarray(offsets, np.int64)
         if ids.ndim != 1 or offsets.ndim != 1 or offsets.size < 2:
             raise InvalidArgumentError("ids and offsets must be one-dimensional, and offsets have at least 2 elements")
-        if offsets[0] != 0 or offsets[-1] != ids.size or (np.diff(offsets) < 1).any():
-            raise InvalidArgumentError(f"offsets must rise from 0 to the number of ids, {ids.size}: no text may be empty")
+        if offsets[0] != 0 or offsets[-1] != ids.size:
+            raise InvalidArgumentError(f"offsets must rise from 0 to the number of ids, {ids.size}")
         if types is not None:
             types = np.ascontiguousarray(types, np.uint8)
             if types.shape != ids.shape:
@@ -308,10 +308,12 @@ class Model:
         vectors = np.empty((count, self.dim), np.float32)
         hidden = np.empty((ids.size, self.dim), np.float32) if hidden_states else None
         done = 0
-        with self._session() as session:
+        session = self._pool.take()
+        try:
             request = session.request
             request.texts = 0
             request.ids = address(ids)
+            request.n_ids = ids.size
             request.types = 0 if types is None else address(types)
             request.dim = self.dim
             request.hidden = 0 if hidden is None else address(hidden)
@@ -326,6 +328,8 @@ class Model:
                     item = done + int(request.item)
                     raise encode_error(status, item, int(offsets[item + 1] - offsets[item]), int(self._model.max_positions))
                 done += int(request.done)
+        finally:
+            self._pool.give_back(session)
         return vectors if hidden is None else hidden
 
     # ------------------------------------------------------------ tokens
@@ -389,14 +393,6 @@ class Model:
         return [Ranked(int(i), float(scores[i]), texts[i]) for i in order]
 
     # ------------------------------------------------------------ inside
-
-    @contextmanager
-    def _session(self) -> Iterator[Session]:
-        session = self._pool.take()
-        try:
-            yield session
-        finally:
-            self._pool.give_back(session)
 
     def _token_scratch(self, capacity: int) -> TokenScratch:
         scratch = TokenScratch(max(capacity, 1024), self._model)

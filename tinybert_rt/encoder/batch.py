@@ -87,9 +87,12 @@ def _check_ids(session, request):  # type: ignore[no-untyped-def]
     done = 0
     start = load_i64(request.id_offsets)
     first = start
-    while done < request.n_texts and done < session.group_texts:
+    if start < 0:
+        request.status = _BAD_ARGUMENT
+        request.item = 0
+    while request.status == 0 and done < request.n_texts and done < session.group_texts:
         end = load_i64(request.id_offsets + 8 * (done + 1))
-        if end <= start or end - start > model.max_positions:
+        if end <= start or end - start > model.max_positions or end > request.n_ids:
             request.status = _BAD_ARGUMENT
             request.item = done
             break

@@ -62,9 +62,10 @@ Request = Struct(
         ("n_texts", "i64"),
         ("truncation", "i64"),
         ("max_tokens", "i64"),
-        ("ids", "ptr"),  # int32 [total tokens], or 0
+        ("ids", "ptr"),  # int32 [n_ids], or 0
+        ("n_ids", "i64"),
         ("types", "ptr"),  # u8 [total tokens], or 0 for all zero
-        ("id_offsets", "ptr"),  # int64 [n_texts + 1]
+        ("id_offsets", "ptr"),  # int64 [n_texts + 1], positions in ids
         ("out", "ptr"),  # float32 [n_texts][dim], or 0
         ("dim", "i64"),
         ("hidden", "ptr"),  # float32 [total tokens][hidden_size], or 0

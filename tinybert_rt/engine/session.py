@@ -14,7 +14,7 @@ from tinybert_rt.engine.threads import WorkerThreads
 
 def address(array: np.ndarray) -> int:
     """The address of an array's first element."""
-    return int(array.ctypes.data)
+    return int(array.__array_interface__["data"][0])  # quicker than array.ctypes
 
 
 def _yield_function() -> int:
