@@ -111,6 +111,7 @@ def test_a_pipe_that_closes_early_is_no_error() -> None:
         (["embed", "{tmp}/nowhere.txt", "--out", "{tmp}/v.npy"], "nowhere.txt"),
         (["embed", "{lines}", "--out", "{tmp}/v.csv"], ".npy or .jsonl"),
         (["embed", "{lines}", "--out", "{tmp}/no/such/folder/v.npy"], "No such file or directory"),
+        (["embed", "{lines}", "--out", "{folder}"], "directory"),
         (["embed", "{lines}", "--out", "{tmp}/v.npy", "--dim", "1000"], "dim must be between"),
         (["embed", "{lines}"], "--out"),
         (["embed", "{empty}", "--out", "{tmp}/v.npy"], "no texts"),
@@ -130,8 +131,10 @@ def test_bad_input_is_one_line_and_exit_code_2(
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "latin1.txt").write_bytes(b"a cat\ncaf\xe9\n")
     (tmp_path / "no-field.jsonl").write_text('{"body": "x"}\n')
+    (tmp_path / "folder.npy").mkdir()
     names = {
         "tmp": tmp_path,
+        "folder": tmp_path / "folder.npy",
         "lines": lines,
         "model": small_model_file(),
         "empty": tmp_path / "empty.txt",
@@ -148,6 +151,16 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert len(error_lines) == 1
     assert message in error_lines[0]
     assert not list(tmp_path.glob("v.npy*"))
+
+
+def test_a_full_disk_is_one_line_and_exit_code_2(lines: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    command = [sys.executable, "-m", "tinybert_rt", "embed", str(lines), "--out", "-", "--model", str(small_model_file())]
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr == "tinybert-rt: error: No space left on device\n"
 
 
 def test_a_failed_embed_leaves_an_older_file_alone(tmp_path: Path, lines: Path) -> None:

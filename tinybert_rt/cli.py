@@ -10,7 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from tinybert_rt import __version__
 from tinybert_rt.errors import TinyBertError
@@ -27,11 +28,12 @@ class _UsageError(Exception):
     """Bad input to a command: one line, exit code 2."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors are one line."""
+class OneLineParser(argparse.ArgumentParser):
+    """Bad arguments are one line and exit code 2."""
 
-    def error(self, message: str) -> Any:
-        raise _UsageError(f"{message} (see {self.prog} --help)")
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and end."""
+        self.exit(_USAGE_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,14 +49,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TinyBertError, _UsageError) as error:
         return _fail(str(error))
     except BrokenPipeError:
-        # The reader went away (`| head`): nothing more to say, and nothing may be flushed at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader went away (`| head`): nothing more to say
         return 0
     except OSError as error:
+        _drop_output()
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
         return 130
+
+
+def _drop_output() -> None:
+    """What is left in the buffer of standard output cannot be written: do not try again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str) -> int:
@@ -63,22 +75,25 @@ def _fail(message: str) -> int:
 
 
 def _run_tool(name: str, arguments: list[str]) -> int:
-    """The tools beside the package: in a checkout `tools/`, in an installed package `tinybert_rt/_tools/`."""
-    for package in ("tinybert_rt._tools", "tools"):
-        try:
-            module = importlib.import_module(f"{package}.{name}")
-        except ModuleNotFoundError as error:
-            if error.name in (package, f"{package}.{name}", package.partition(".")[0]):
-                continue
-            return _fail(f"{name} needs the package {error.name!r}: pip install 'tinybert-rt[tools]'")
+    """The tools beside the package: in an installed package `tinybert_rt/_tools/`, in a checkout `tools/`."""
+    here = Path(__file__).resolve().parent
+    package = "tinybert_rt._tools" if (here / "_tools").is_dir() else "tools"
+    if package == "tools" and not (here.parent / "tools" / f"{name}.py").is_file():
+        return _fail(f"{name}: the tools are not part of this installation")
+    try:
+        module = importlib.import_module(f"{package}.{name}")
+    except ModuleNotFoundError as error:
+        return _fail(f"{name} needs the package {error.name!r}: pip install 'tinybert-rt[tools]'")
+    try:
         return int(module.main(arguments))
-    return _fail(f"{name}: the tools are not part of this installation")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="tinybert-rt", description="Text in, vectors out: BERT-family encoders on a CPU.")
+    parser = OneLineParser(prog="tinybert-rt", description="Text in, vectors out: BERT-family encoders on a CPU.")
     parser.add_argument("--version", action="version", version=f"tinybert-rt {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=OneLineParser)
 
     info = commands.add_parser("info", help="what is in a model file, and what runs it")
     info.add_argument("model", nargs="?", help="a .tbrt file; default: the bundled all-MiniLM-L6-v2")
@@ -212,6 +227,8 @@ def _vector_writer(path: str) -> Iterator[Callable[[Encoded], None]]:
     if path == "-":
         yield lambda group: _write_json(sys.stdout, group)
         return
+    if os.path.isdir(path):
+        raise _UsageError(f"{path}: is a directory")
     temporary = f"{path}.{os.getpid()}.part"
     try:
         if path.endswith(".jsonl"):
@@ -334,4 +351,4 @@ def _progress() -> Iterator[Callable[[int], None]]:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-__all__ = ["best_lines", "main"]
+__all__ = ["OneLineParser", "best_lines", "main"]

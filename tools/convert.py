@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tinybert_rt.cli import OneLineParser
 from tinybert_rt.format import layout
 from tinybert_rt.format.trie import build_trie
 from tinybert_rt.format.writer import write_model
@@ -292,7 +293,7 @@ def format_report(report: ConversionReport, show: int | None = 10) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    command = argparse.ArgumentParser(prog="convert", description="Convert a Hugging Face directory of BERT to a .tbrt file.")
+    command = OneLineParser(prog="convert", description="Convert a Hugging Face directory of BERT to a .tbrt file.")
     command.add_argument("directory", type=Path, help="Hugging Face or sentence-transformers directory")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .tbrt file to write")
     command.add_argument("--dtype", choices=DTYPES, default="int8", help="weights in the file (default: int8)")

@@ -11,7 +11,6 @@ corpus.jsonl.gz (_id, title, text), queries.dev.jsonl.gz (_id, text) and qrels.d
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import sys
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tinybert_rt.cli import OneLineParser
 
 TASKS = ("stsb", "scifact")
 _BATCH = 32
@@ -209,7 +210,7 @@ def format_result(result: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 2 after one line that says what is wrong."""
-    command = argparse.ArgumentParser(prog="evaluate", description="Measure a .tbrt file on STS benchmark or SciFact.")
+    command = OneLineParser(prog="evaluate", description="Measure a .tbrt file on STS benchmark or SciFact.")
     command.add_argument("model", help="the .tbrt file")
     command.add_argument("--task", choices=TASKS, required=True)
     command.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with glue/stsb and retrieval/scifact")
