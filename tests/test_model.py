@@ -144,6 +144,33 @@ def test_a_model_from_bytes_is_the_model_from_the_file(model: tb.Model) -> None:
     assert (tb.load(shifted, threads=1).encode(TEXTS) == model.encode(TEXTS)).all()
 
 
+def test_a_pickled_model_is_opened_again(model: tb.Model) -> None:
+    import pickle
+
+    for source in (small_model_file(), small_model_file().read_bytes()):
+        copy = pickle.loads(pickle.dumps(tb.load(source, threads=2)))
+        assert copy.threads == 2
+        assert (copy.encode(TEXTS) == model.encode(TEXTS)).all()
+
+
+def test_an_interrupt_waits_for_the_workers_and_leaves_the_model_usable() -> None:
+    import os
+    import signal
+    import threading
+
+    model = tb.load(small_model_file(), threads=2)
+    expected = model.encode(TEXTS)
+
+    def encode_forever() -> None:
+        while True:
+            model.encode(TEXTS * 2000, truncation="truncate")
+
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        encode_forever()
+    assert (model.encode(TEXTS) == expected).all()
+
+
 def test_a_forked_child_gets_the_same_vectors() -> None:
     import os
 
@@ -259,6 +286,8 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     with pytest.raises(tb.errors.EmptyFileError):
         tb.load(tmp_path / "empty")
+    with pytest.raises(tb.errors.InvalidArgumentError, match="not from int"):
+        tb.load(3)  # type: ignore[arg-type]
     (tmp_path / "text").write_text("hello, this is no model file at all")
     with pytest.raises(tb.errors.ModelFileError, match="text"):
         tb.load(tmp_path / "text")

@@ -133,6 +133,10 @@ class Model:
         facts = self.info()
         return f"<tinybert_rt.Model {facts['name'] or self.path}: {facts['layers']}×{facts['hidden_size']} {facts['weights']}, {self.isa}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickled model is opened again, from its path or its bytes, where it is unpickled; the ISA is chosen anew there."""
+        return _reload, (self._file.source, self.threads)
+
     # ------------------------------------------------------------ vectors
 
     def encode(
@@ -413,6 +417,10 @@ class Model:
         if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or not 3 <= max_tokens <= self._model.max_positions:
             raise InvalidArgumentError(f"max_tokens must be between 3 and {self._model.max_positions}, not {max_tokens!r}")
         return max_tokens
+
+
+def _reload(source: PathOrBytes, threads: int) -> Model:
+    return load(source, threads=threads)
 
 
 def _stack_level() -> int:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tinybert_rt.engine.library import Library, ffi
 from tinybert_rt.engine.session import address
-from tinybert_rt.errors import EmptyFileError, ModelNotFoundError, UnreadableFileError
+from tinybert_rt.errors import EmptyFileError, InvalidArgumentError, ModelNotFoundError, UnreadableFileError
 from tinybert_rt.format.layout import MAX_TENSORS
 from tinybert_rt.format.messages import file_error
 from tinybert_rt.format.metadata import read_metadata
@@ -25,10 +25,13 @@ class ModelFile:
     def __init__(self, path: PathOrBytes, library: Library) -> None:
         self.name = "<memory>"
         if isinstance(path, (bytes, bytearray, memoryview)):
-            self.data = np.frombuffer(path, np.uint8)
-        else:
-            self.name = os.fspath(path)
+            # What has been checked must not change: a writable buffer is copied.
+            self.data = np.frombuffer(path if memoryview(path).readonly else bytes(path), np.uint8)
+        elif isinstance(path, (str, os.PathLike)):
+            self.name = os.fsdecode(path)
             self.data = _map(self.name)
+        else:
+            raise InvalidArgumentError(f"a model is opened from a path or from bytes, not from {type(path).__name__}")
         memory = ffi.new("int64_t[]", MODEL_BYTES // 8)
         self.model = ffi.cast("tbrt_model *", memory)
         self._memory = memory
@@ -38,6 +41,11 @@ class ModelFile:
         if status != 0:
             raise file_error(int(status), error, self.name, self.data)
         self.metadata = read_metadata(self.data)
+
+    @property
+    def source(self) -> str | bytes:
+        """What opens the same model again: the absolute path, or the bytes."""
+        return bytes(self.data) if self.name == "<memory>" else os.path.abspath(self.name)
 
 
 def _map(path: str) -> NDArray[np.uint8]:

@@ -57,9 +57,11 @@ class Session:
         """Encode one group of the request; returns the status."""
         if self._threads is None:
             return int(self.library.encode(self.struct, self.request, 0))
-        encode, struct, request = self.library.encode, self.struct, self.request
-        self._threads.run(lambda worker: encode(struct, request, worker))
-        return int(request.status)
+        self._threads.run(self._run_worker)
+        return int(self.request.status)
+
+    def _run_worker(self, worker: int) -> None:
+        self.library.encode(self.struct, self.request, worker)
 
     def close(self) -> None:
         """End the session's threads."""

@@ -59,24 +59,35 @@ class WorkerThreads:
     def __init__(self, count: int) -> None:
         self._job: Callable[[int], object] | None = None
         self._start = [threading.Semaphore(0) for _ in range(count)]
-        self._done = threading.Semaphore(0)
-        self._threads = [
-            threading.Thread(target=self._work, args=(index,), name=f"tinybert_rt-{index + 1}", daemon=True) for index in range(count)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._lock = threading.Lock()
+        self._running = 0
+        self._finished = threading.Event()
+        for index in range(count):
+            threading.Thread(target=self._work, args=(index,), name=f"tinybert_rt-{index + 1}", daemon=True).start()
 
     def run(self, job: Callable[[int], object]) -> None:
-        """Call job(worker) once for every worker; returns when all have. One caller at a time."""
+        """Call job(worker) once for every worker; returns when all have. One caller at a time.
+
+        An interrupt from the keyboard is raised when all workers have returned: they use the caller's memory.
+        """
         self._job = job
+        self._running = len(self._start)
+        self._finished.clear()
         for start in self._start:
             start.release()
+        interrupt: KeyboardInterrupt | None = None
         try:
             job(0)
-        finally:
-            for _ in self._start:
-                self._done.acquire()
-            self._job = None
+        except KeyboardInterrupt as error:
+            interrupt = error
+        while not self._finished.is_set():
+            try:
+                self._finished.wait()
+            except KeyboardInterrupt as error:
+                interrupt = error
+        self._job = None
+        if interrupt is not None:
+            raise interrupt
 
     def close(self) -> None:
         """End the threads."""
@@ -93,4 +104,7 @@ class WorkerThreads:
             try:
                 job(index + 1)
             finally:
-                self._done.release()
+                with self._lock:
+                    self._running -= 1
+                    if self._running == 0:
+                        self._finished.set()
