@@ -117,6 +117,7 @@ def exports():
         ("is_finite_row", rows.is_finite_row, _I, [_I] * 2),
         ("pool_mean", rows.pool_mean, void, [_I] * 4),
         ("pool_max", rows.pool_max, void, [_I] * 4),
+        ("attention_bytes", attention.attention_bytes, _I, [_I] * 2),
         ("attention_head", attention.attention_head, void, [_I, _I, _I, _I, _I, _F, _I, _I, _I, _I]),
         ("linear_int8", linear.linear_int8, void, [_I, _I, _I, _I, _I, Linear.pointer, _I, _I, Target.pointer, _I, _I]),
         ("linear_float", linear.linear_float, void, [_I, _I, _I, Linear.pointer, _I, _I, Target.pointer, _I, _I]),

@@ -85,6 +85,8 @@ def test_truncation_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[st
     source.write_text("cat " * 300 + "\ncat\n")
     assert run("embed", source, "--out", tmp_path / "v.npy", "--model", small_model_file()) == 0
     assert "1 of 2 texts had more than 96 tokens" in capsys.readouterr().err
+    assert run("rank", "dog " * 200, source, "--model", small_model_file()) == 0
+    assert "2 of 3 texts had more than 96 tokens" in capsys.readouterr().err
 
 
 def test_a_pipe_that_closes_early_is_no_error() -> None:
@@ -117,6 +119,7 @@ def test_a_pipe_that_closes_early_is_no_error() -> None:
         (["embed", "{empty}", "--out", "{tmp}/v.npy"], "no texts"),
         (["embed", "{latin1}", "--out", "{tmp}/v.npy"], "line 2 is not valid UTF-8"),
         (["embed", "{lines}", "--format", "jsonl", "--out", "{tmp}/v.npy"], "line 1 is not JSON"),
+        (["embed", "{deep}", "--out", "{tmp}/v.npy"], "line 1 is not JSON"),
         (["embed", "{json}", "--out", "{tmp}/v.npy"], "no string in the field 'text'"),
         (["rank", "a", "{empty}"], "no texts"),
         (["rank", "a", "{lines}", "--top", "0"], "--top must be at least 1"),
@@ -131,9 +134,11 @@ def test_bad_input_is_one_line_and_exit_code_2(
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "latin1.txt").write_bytes(b"a cat\ncaf\xe9\n")
     (tmp_path / "no-field.jsonl").write_text('{"body": "x"}\n')
+    (tmp_path / "deep.jsonl").write_text("[" * 200_000 + "\n")
     (tmp_path / "folder.npy").mkdir()
     names = {
         "tmp": tmp_path,
+        "deep": tmp_path / "deep.jsonl",
         "folder": tmp_path / "folder.npy",
         "lines": lines,
         "model": small_model_file(),

@@ -97,6 +97,36 @@ def test_the_same_bytes_on_every_level_with_any_threads_and_neighbours(dtype: st
                 assert alone.tobytes() == first[i].tobytes(), (level, threads, i)
 
 
+def test_a_model_with_one_token_type_gives_it_to_both_texts_of_a_pair(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, type_vocab_size=1)
+    model = tb.load(convert(tmp_path, "f32"), threads=1)
+    tokens = model.tokenize("the cat", "a dog")
+    expected = model.encode_ids(tokens.ids, np.array([0, tokens.ids.size]))
+    assert (model.encode([("the cat", "a dog")]) == expected).all()
+
+
+def test_numbers_out_of_range_are_refused_behind_the_abi(tmp_path: Path) -> None:
+    """A C program has no Python in front of it: the border checks what would lead outside a buffer."""
+    write_checkpoint(tmp_path)
+    model = tb.load(convert(tmp_path, "int8"), threads=1)
+    session = model._pool.take()
+    text, out = np.frombuffer(b"the cat", np.uint8), np.empty((1, 64), np.float32)
+    offsets = np.array([0, 7], np.int64)
+    good = {"texts": text.ctypes.data, "text_offsets": offsets.ctypes.data, "n_texts": 1, "max_tokens": 96, "dim": 64, "pairs": 0}
+    for name, values in {"max_tokens": [1, 97, 10**9], "dim": [0, 65], "pairs": [-1, 2], "n_texts": [-1]}.items():
+        for value in values:
+            for field, number in {**good, "out": out.ctypes.data, name: value}.items():
+                setattr(session.request, field, number)
+            assert session.run() == tb.errors.InvalidArgumentError.code, (name, value)
+            assert session.request.done == 0
+    for field, number in good.items():
+        setattr(session.request, field, number)
+    offsets[:] = [7, 0]
+    assert session.run() == tb.errors.InvalidArgumentError.code
+    offsets[:] = [0, 7]
+    assert session.run() == 0
+
+
 def test_bad_ids_are_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     model = tb.load(convert(tmp_path, "int8"), threads=1)
@@ -108,6 +138,11 @@ def test_bad_ids_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(tb.errors.TokenIdError, match="text 0"):
             model.encode_ids(ids, np.array(offsets), types)
+    for ids in (np.array([2, 2**32 + 5, 3]), np.array([2, 2.9, 3]), np.array(["a", "b", "c"])):
+        with pytest.raises(tb.errors.InvalidArgumentError, match="ids"):
+            model.encode_ids(ids, np.array([0, 3]))
+    with pytest.raises(tb.errors.InvalidArgumentError, match="types"):
+        model.encode_ids(good, np.array([0, 3]), np.array([0, 256, 0]))
     for offsets in ([0, 2], [1, 3], [0]):
         with pytest.raises(tb.errors.InvalidArgumentError, match="offsets"):
             model.encode_ids(good, np.array(offsets))

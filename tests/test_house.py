@@ -14,6 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "tinybert_rt"
 
 # A module may import modules of its own rank or of a lower one.
+COMPILERS = {"njit", "jit", "cfunc", "vectorize", "guvectorize", "Flags"}
+FLAGS = {"error_model", "boundscheck", "fastmath", "nrt", "no_cpython_wrapper", "no_cfunc_wrapper", "forceinline"}
+
 RANKS = {
     "errors": 0,
     "config": 0,
@@ -29,8 +32,6 @@ RANKS = {
     "cli": 7,
     "__main__": 8,
 }
-# Plain data without Numba that lower layers share.
-SHARED = {"tinybert_rt.format.layout"}
 
 
 def sources() -> list[Path]:
@@ -56,7 +57,7 @@ def test_imports_point_one_way(path: Path) -> None:
         return
     module = ".".join(("tinybert_rt", *path.relative_to(PACKAGE).with_suffix("").parts))
     for imported in imported_modules(path):
-        if imported.startswith("tinybert_rt") and imported not in SHARED:
+        if imported.startswith("tinybert_rt"):
             assert rank_of(imported) <= rank_of(module), f"{module} imports {imported}"
         assert not imported.startswith(("tools", "distill", "bench", "torch", "transformers")), f"{module} imports {imported}"
 
@@ -67,8 +68,24 @@ def test_compiler_flags_live_in_one_file() -> None:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
-            names = {node.id} if isinstance(node, ast.Name) else {node.attr} if isinstance(node, ast.Attribute) else set()
-            assert not names & {"njit", "jit", "cfunc", "vectorize", "guvectorize", "fastmath"}, f"{path}:{node.lineno}"
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("numba"):
+                assert not {alias.name for alias in node.names} & COMPILERS, f"{path}:{node.lineno}"
+            elif isinstance(node, ast.Attribute):
+                assert node.attr not in COMPILERS | FLAGS, f"{path}:{node.lineno}"
+            elif isinstance(node, ast.keyword):
+                assert node.arg not in FLAGS, f"{path}:{node.lineno}"
+
+
+def test_instruction_sets_are_named_in_isa_only() -> None:
+    names = ("avx", "neon", "vnni", "vpdpbusd", "pmadd", "llvm.x86", "llvm.aarch64", "zmm", "ymm")
+    for path in sources():
+        if path.relative_to(PACKAGE).parts[0] in ("isa", "aot"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Name):
+                assert not any(name in node.id.lower() for name in names), f"{path}:{node.lineno}"
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 40:
+                assert not any(name in node.value.lower() for name in names), f"{path}:{node.lineno}"
 
 
 @pytest.mark.parametrize("statement", ["import tinybert_rt", "import tinybert_rt; tinybert_rt.load", "import tinybert_rt.cli"])

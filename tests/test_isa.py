@@ -68,16 +68,17 @@ def test_objects_refer_to_no_foreign_symbol(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the cache
 
 
-def encode_in_a_process(cache: str) -> str:
+def encode_in_a_process(cache: str, cwd: Path = ROOT) -> str:
     code = f"import tinybert_rt as tb; print(tb.load({str(small_model_file())!r}, threads=1).encode(['a cat']).tobytes().hex())"
-    environment = {**os.environ, "TINYBERT_RT_CACHE": cache}
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    environment = {**os.environ, "TINYBERT_RT_CACHE": cache, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, check=True)
     assert result.stderr == "", "nothing may be printed in a pipe"
     return result.stdout
 
 
 def test_a_cold_cache_used_by_two_processes_at_once_and_then_warm(tmp_path: Path) -> None:
     cache = str(tmp_path / "cache")
+    small_model_file()
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(encode_in_a_process, [cache, cache])
     assert first == second
@@ -86,6 +87,21 @@ def test_a_cold_cache_used_by_two_processes_at_once_and_then_warm(tmp_path: Path
     written = [path.stat().st_mtime_ns for path in objects]
     assert encode_in_a_process(cache) == first
     assert [path.stat().st_mtime_ns for path in objects] == written
+
+
+def test_the_compiler_imports_nothing_from_the_current_directory(tmp_path: Path) -> None:
+    (tmp_path / "llvmlite.py").write_text("raise SystemExit('the wrong llvmlite')")
+    compiled = tmp_path / "objects.py"
+    compiled.write_text(
+        "import sys; sys.path.remove('')\n"
+        "from tinybert_rt.engine.jit import ABI_UNITS, compile_objects\n"
+        "from tinybert_rt.isa.levels import available_levels\n"
+        "print(len(compile_objects(available_levels()[-1], ABI_UNITS[:1])))\n"
+    )
+    code = "import sys; sys.path.insert(0, '') if '' not in sys.path else None; exec(open('objects.py').read())"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("1\n", "")
 
 
 def test_without_a_cache_and_with_a_damaged_one(tmp_path: Path) -> None:

@@ -218,12 +218,15 @@ def test_attention_head(kernels: Functions, tokens: int, head_size: int) -> None
         array[:tokens, :head_size] = random(tokens, head_size, index + 1)[:, :, 0] * 2
         array[tokens:] = np.nan  # what lies behind a text must not matter
     out = np.zeros((tokens, width), np.float32)
-    scratch = np.full((padded * width + 16 * padded + 16 * (width + 64) + 64) * 2, np.nan, np.float32)
+    size = kernels("attention_bytes", padded, width) // 4
+    scratch = np.full(size + 64, np.nan, np.float32)
+    scratch[size:] = 7.0
     scale = float(np.float32(1 / np.sqrt(head_size)))
     kernels("attention_head", at(q), at(k), at(v), tokens, width, scale, at(out), width * 4, at(scratch), padded)
     q64, k64, v64 = (array[:tokens].astype(np.float64) for array in (q, k, v))
     scores = q64 @ k64.T * scale
     weights = np.exp(scores - scores.max(1, keepdims=True))
+    assert (scratch[size:] == 7.0).all(), "the kernel wrote behind its scratch"
     exact = weights / weights.sum(1, keepdims=True) @ v64
     assert np.abs(out - exact).max() < 5e-6 * np.abs(v64).max()
 
@@ -254,7 +257,7 @@ def test_every_level_gives_the_same_bytes() -> None:
             kernels("quantize_row", at(x[row]), 384, at(q[row]), at(scales[row:]), at(zeros[row:]))
         heads = random(3, 128, 32)
         context = np.empty((37, 32), np.float32)
-        scratch = np.zeros(1 << 16, np.float32)
+        scratch = np.zeros(kernels("attention_bytes", 64, 32) // 4, np.float32)
         kernels("attention_head", at(heads[0]), at(heads[1]), at(heads[2]), 37, 32, 0.17, at(context), 128, at(scratch), 64)
         results += [y, product, q, scales, zeros, context]
         digests.add(hashlib.sha256(b"".join(each.tobytes() for each in results)).hexdigest())

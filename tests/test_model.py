@@ -50,6 +50,11 @@ def test_a_text_has_the_same_bytes_alone_and_among_a_thousand(model: tb.Model) -
             assert other.encode([texts[i]], truncation="truncate").tobytes() == together[i].tobytes()
 
 
+def test_numpy_integers_are_integers(model: tb.Model) -> None:
+    cut = model.encode(TEXTS, dim=np.int64(20), max_tokens=np.int32(90), truncation="truncate")  # type: ignore[arg-type]
+    assert cut.shape == (5, 20)
+
+
 def test_details_count_tokens_and_flag_truncation(model: tb.Model) -> None:
     with pytest.warns(tb.TruncationWarning, match=r"1 of 2 texts have more than 96 tokens"):
         result = model.encode_detailed(["a cat", "cat " * 200])
@@ -112,6 +117,8 @@ def test_rank_orders_by_similarity(model: tb.Model) -> None:
     assert ranked[0].index == 1
     assert ranked[0].score == pytest.approx(1, abs=1e-6)
     assert len(ranked) == 2
+    with pytest.raises(tb.errors.InvalidTextError, match="single string"):
+        model.rank("cat", "dog")
 
 
 def test_tokenize_and_vocabulary(model: tb.Model) -> None:
@@ -153,22 +160,36 @@ def test_a_pickled_model_is_opened_again(model: tb.Model) -> None:
         assert (copy.encode(TEXTS) == model.encode(TEXTS)).all()
 
 
-def test_an_interrupt_waits_for_the_workers_and_leaves_the_model_usable() -> None:
-    import os
+def test_exceptions_of_signal_handlers_leave_the_model_usable() -> None:
+    """Raised at random places of a threaded call, again and again: no hang, no wrong vector, no thread too many."""
     import signal
     import threading
 
     model = tb.load(small_model_file(), threads=2)
-    expected = model.encode(TEXTS)
+    texts = TEXTS * 20
+    expected = model.encode(texts).tobytes()
+    before = threading.active_count()
 
-    def encode_forever() -> None:
-        while True:
-            model.encode(TEXTS * 2000, truncation="truncate")
+    def interrupt(number: int, frame: object) -> None:
+        raise TimeoutError
 
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        encode_forever()
-    assert (model.encode(TEXTS) == expected).all()
+    old = signal.signal(signal.SIGALRM, interrupt)
+    interrupted = 0
+    try:
+        for i in range(400):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-4 + (i % 40) * 5e-5)
+                result = model.encode(texts).tobytes()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                assert result == expected
+            except TimeoutError:
+                interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert interrupted > 100
+    assert model.encode(texts).tobytes() == expected
+    assert threading.active_count() <= before + 4
 
 
 def test_a_forked_child_gets_the_same_vectors() -> None:
@@ -242,6 +263,8 @@ def test_strange_texts_have_defined_results(model: tb.Model) -> None:
         ({"dim": 65}, "dim must be between 1 and 64"),
         ({"dtype": "float16"}, "dtype must be one of"),
         ({"truncation": "never"}, "truncation must be one of"),
+        ({"truncation": ""}, "truncation must be one of"),
+        ({"max_tokens": 1.5}, "max_tokens must be an integer"),
         ({"max_tokens": 1}, "max_tokens must be between 3 and 96"),
         ({"max_tokens": 97}, "max_tokens must be between 3 and 96"),
     ],
@@ -286,6 +309,8 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     with pytest.raises(tb.errors.EmptyFileError):
         tb.load(tmp_path / "empty")
+    with pytest.raises(tb.errors.InvalidArgumentError, match="is no path"):
+        tb.load("a\0b")
     with pytest.raises(tb.errors.InvalidArgumentError, match="not from int"):
         tb.load(3)  # type: ignore[arg-type]
     (tmp_path / "text").write_text("hello, this is no model file at all")
@@ -297,8 +322,9 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
         tb.load(tmp_path / "half")
 
 
-def test_damaged_weights_are_an_error_not_nan(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path)
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
+def test_damaged_weights_are_an_error_not_nan(pooling: str, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, pooling=pooling)
     path = convert(tmp_path, "f32")
     damaged = tmp_path / "damaged.tbrt"
     shutil.copy(path, damaged)

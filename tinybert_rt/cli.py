@@ -56,9 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}")
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0
+        return _exit_code(stop)
     except KeyboardInterrupt:
         return 130
+
+
+def _exit_code(stop: SystemExit) -> int:
+    if isinstance(stop.code, str):
+        return _fail(stop.code)
+    return stop.code or 0
 
 
 def _drop_output() -> None:
@@ -87,7 +93,7 @@ def _run_tool(name: str, arguments: list[str]) -> int:
     try:
         return int(module.main(arguments))
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0
+        return _exit_code(stop)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -182,7 +188,7 @@ def _json_texts(lines: Iterator[str], name: str, field: str) -> Iterator[str]:
             continue
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _UsageError(f"{name}: line {number} is not JSON: {error}") from None
         text = value.get(field) if isinstance(value, dict) else value
         if not isinstance(text, str):
@@ -214,11 +220,13 @@ def _embed(options: argparse.Namespace) -> None:
                     show(count)
             if count == 0:
                 raise _UsageError(f"{name}: no texts")
+    _note_truncation(truncated, count, model)
+
+
+def _note_truncation(truncated: int, count: int, model: Model) -> None:
     if truncated:
-        print(
-            f"tinybert-rt: {truncated} of {count} texts had more than {model.max_tokens} tokens and were truncated",
-            file=sys.stderr,
-        )
+        limit = model.max_tokens
+        print(f"tinybert-rt: {truncated} of {count} texts had more than {limit} tokens and were truncated", file=sys.stderr)
 
 
 @contextmanager
@@ -230,6 +238,10 @@ def _vector_writer(path: str) -> Iterator[Callable[[Encoded], None]]:
     if os.path.isdir(path):
         raise _UsageError(f"{path}: is a directory")
     temporary = f"{path}.{os.getpid()}.part"
+    try:
+        open(temporary, "wb").close()
+    except OSError as error:
+        raise _UsageError(f"{path}: {error.strerror or error}") from None
     try:
         if path.endswith(".jsonl"):
             with open(temporary, "w", encoding="utf-8") as file:
@@ -302,7 +314,8 @@ def best_lines(model: Model, query: str, lines: Iterator[str], top: int) -> list
 
     from tinybert_rt.vectors import cosine_similarity
 
-    wanted = model.encode([query], truncation="truncate")[0]
+    asked = model.encode_detailed([query], truncation="truncate")
+    wanted, truncated = asked.vectors[0], int(asked.truncated[0])
     best: list[tuple[float, int, str]] = []
     waiting: list[tuple[int, str]] = []
 
@@ -324,7 +337,9 @@ def best_lines(model: Model, query: str, lines: Iterator[str], top: int) -> list
                     heapq.heappushpop(best, entry)
             del waiting[: len(scores)]
             done += len(scores)
+            truncated += int(group.truncated.sum())
             show(done)
+    _note_truncation(truncated, done + 1, model)
     return [(score, -number, line) for score, number, line in sorted(best, reverse=True)]
 
 

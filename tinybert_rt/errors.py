@@ -73,6 +73,12 @@ class CompileError(TinyBertError, RuntimeError):
     code = 22
 
 
+class ThreadStartError(TinyBertError, RuntimeError):
+    """The system could not start the worker threads."""
+
+    code = 23
+
+
 # ---------------------------------------------------------------- the model file (30–69)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 import threading
 import warnings
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from itertools import pairwise
@@ -18,7 +18,7 @@ from tinybert_rt.encoder.structs import GROUP_TEXTS
 from tinybert_rt.engine.library import Library, ffi, load_library
 from tinybert_rt.engine.modelfile import ModelFile, PathOrBytes
 from tinybert_rt.engine.session import SessionPool, address
-from tinybert_rt.engine.texts import Text, TokenScratch, batches, encode_error, utf8
+from tinybert_rt.engine.texts import Text, TokenScratch, batches, encode_error, integers, utf8
 from tinybert_rt.engine.threads import check_threads
 from tinybert_rt.errors import CancelledError, InvalidArgumentError, InvalidTextError, TruncationWarning
 from tinybert_rt.format.layout import POOLINGS
@@ -73,7 +73,6 @@ class Model:
         self._pool = SessionPool(library, self._model, workers)
         self._local = threading.local()
         self.threads = workers
-        weakref.finalize(self, self._pool.close)
 
     # ------------------------------------------------------------ facts
 
@@ -135,7 +134,7 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickled model is opened again, from its path or its bytes, where it is unpickled; the ISA is chosen anew there."""
-        return _reload, (self._file.source, self.threads)
+        return _reload, (None if self.path == _bundled_model() else self._file.source, self.threads)
 
     # ------------------------------------------------------------ vectors
 
@@ -158,7 +157,7 @@ class Model:
                 element (1 where positive), packed big-endian into uint8.
             truncation: what happens to a text of more than max_tokens tokens: "truncate" (pairs: the longer one first),
                 "only_first", "only_second" or "error". None truncates too, with a TruncationWarning.
-            max_tokens: a smaller limit than the model's own.
+            max_tokens: another limit than the model's own, at most its number of positions.
             progress: called with the texts done and their number (None for an iterator); returning False cancels.
 
         Returns:
@@ -185,7 +184,9 @@ class Model:
         total = len(texts) if isinstance(texts, Sequence) else None
         groups = []
         done = 0
-        for group in self.stream(texts, dim=dim, dtype=dtype, truncation=truncation or "truncate", max_tokens=max_tokens):
+        for group in self.stream(
+            texts, dim=dim, dtype=dtype, truncation="truncate" if truncation is None else truncation, max_tokens=max_tokens
+        ):
             groups.append(group)
             done += len(group.vectors)
             if progress is not None and progress(done, total) is False:
@@ -213,7 +214,10 @@ class Model:
         truncation: str = "truncate",
         max_tokens: int | None = None,
     ) -> Iterator[Encoded]:
-        """As `encode_detailed`, a few hundred texts at a time, in bounded memory; `texts` is read as it is needed."""
+        """As `encode_detailed`, a few hundred texts at a time, in bounded memory; `texts` is read as it is needed.
+
+        Truncation gives no warning here: each group says which of its texts were truncated.
+        """
         if isinstance(texts, (str, bytes)):
             raise InvalidTextError("texts is a single string: pass a list of texts, [text]")
         if dtype not in OUTPUT_DTYPES:
@@ -290,7 +294,8 @@ class Model:
         """Vectors of texts that are tokenized already.
 
         Args:
-            ids: (total_tokens,) int32, the token ids of all texts, one behind the other, special tokens included.
+            ids: (total_tokens,) int32, the token ids of all texts, one behind the other, special tokens included. The arrays
+                must not be changed by another thread during the call.
             offsets: (n + 1,) int64; text i has the ids offsets[i] … offsets[i+1]−1.
             types: (total_tokens,) uint8 token types; None is all 0.
             hidden_states: return the last layer's states of all tokens instead.
@@ -298,14 +303,14 @@ class Model:
         Returns:
             float32 (n, dim), or float32 (total_tokens, dim).
         """
-        ids = np.ascontiguousarray(ids, np.int32)
-        offsets = np.ascontiguousarray(offsets, np.int64)
+        ids = integers("ids", ids, np.int32)
+        offsets = integers("offsets", offsets, np.int64)
         if ids.ndim != 1 or offsets.ndim != 1 or offsets.size < 2:
             raise InvalidArgumentError("ids and offsets must be one-dimensional, and offsets have at least 2 elements")
         if offsets[0] != 0 or offsets[-1] != ids.size:
             raise InvalidArgumentError(f"offsets must rise from 0 to the number of ids, {ids.size}")
         if types is not None:
-            types = np.ascontiguousarray(types, np.uint8)
+            types = integers("types", types, np.uint8)
             if types.shape != ids.shape:
                 raise InvalidArgumentError(f"types has the shape {types.shape}, ids {ids.shape}")
         count = offsets.size - 1
@@ -348,7 +353,7 @@ class Model:
         longest = len(data) + len(pair_data) + 3
         if max_tokens is None:
             max_tokens = longest
-        elif max_tokens < 3:
+        elif _index("max_tokens", max_tokens) < 3:
             raise InvalidArgumentError(f"max_tokens must be at least 3, not {max_tokens}")
         capacity = max_tokens if max_tokens < longest else longest
         scratch: TokenScratch | None = getattr(self._local, "scratch", None)
@@ -388,8 +393,10 @@ class Model:
             texts: the texts to rank.
             top: how many to return; None is all.
         """
-        if top is not None and top < 1:
+        if top is not None and _index("top", top) < 1:
             raise InvalidArgumentError(f"top must be at least 1, not {top}")
+        if isinstance(texts, str):
+            raise InvalidTextError("texts is a single string: pass a list of texts, [text]")
         texts = list(texts)
         query_vector = self.encode([query])[0]
         scores = cosine_similarity(self.encode(texts), query_vector)
@@ -407,20 +414,30 @@ class Model:
     def _check_dim(self, dim: int | None) -> int:
         if dim is None:
             return self.dim
-        if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= self.dim:
-            raise InvalidArgumentError(f"dim must be between 1 and {self.dim}, not {dim!r}")
-        return dim
+        if not 1 <= _index("dim", dim) <= self.dim:
+            raise InvalidArgumentError(f"dim must be between 1 and {self.dim}, not {dim}")
+        return _index("dim", dim)
 
     def _check_max_tokens(self, max_tokens: int | None) -> int:
         if max_tokens is None:
             return self.max_tokens
-        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or not 3 <= max_tokens <= self._model.max_positions:
-            raise InvalidArgumentError(f"max_tokens must be between 3 and {self._model.max_positions}, not {max_tokens!r}")
-        return max_tokens
+        if not 3 <= _index("max_tokens", max_tokens) <= self._model.max_positions:
+            raise InvalidArgumentError(f"max_tokens must be between 3 and {self._model.max_positions}, not {max_tokens}")
+        return _index("max_tokens", max_tokens)
 
 
-def _reload(source: PathOrBytes, threads: int) -> Model:
+def _reload(source: PathOrBytes | None, threads: int) -> Model:
     return load(source, threads=threads)
+
+
+def _index(name: str, value: object) -> int:
+    """An int from an int or a NumPy integer. Raises InvalidArgumentError."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    raise InvalidArgumentError(f"{name} must be an integer, not {type(value).__name__}")
 
 
 def _stack_level() -> int:

@@ -23,6 +23,8 @@ import numpy as np
 
 from tinybert_rt.cli import OneLineParser
 
+from .hf import ConversionError
+
 TASKS = ("stsb", "scifact")
 _BATCH = 32
 
@@ -224,11 +226,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         model = tb.load(options.model) if options.threads is None else tb.load(options.model, threads=options.threads)
         reference = transformers_encoder(options.reference) if options.reference else None
-        result = evaluate(lambda texts: model.encode(texts, truncation="truncate"), options.task, options.data, reference)
+        truncated = 0
+
+        def encode(texts: Sequence[str]) -> np.ndarray:
+            nonlocal truncated
+            encoded = model.encode_detailed(texts, truncation="truncate")
+            truncated += int(encoded.truncated.sum())
+            return encoded.vectors
+
+        result = {**evaluate(encode, options.task, options.data, reference), "truncated_texts": truncated}
         if options.json:
             options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    except (EvaluationError, tb.TinyBertError, OSError) as error:
+    except (EvaluationError, ConversionError, tb.TinyBertError, OSError) as error:
         print(f"evaluate: error: {error}", file=sys.stderr)
+        return 2
+    except (KeyError, ValueError, RecursionError) as error:
+        print(f"evaluate: error: {options.data}: the data of {options.task} is malformed: {error!r}", file=sys.stderr)
         return 2
     print(format_result(result))
     return 0

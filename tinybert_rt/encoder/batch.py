@@ -14,14 +14,29 @@ from tinybert_rt.encoder.team import barrier
 from tinybert_rt.errors import InvalidArgumentError, TokenIdError
 from tinybert_rt.kernels.jit import kernel
 from tinybert_rt.kernels.memory import atomic_add, load_i32, load_i64, load_u8, store_i32, store_i64, store_u8
-from tinybert_rt.kernels.struct_types import struct_at
 from tinybert_rt.text.sequence import tokenize
-from tinybert_rt.text.structs import TokenizeInfo
 
 _NEXT_CHUNK_OFFSET = Session.fields["next_chunk"].offset
-_info_at = struct_at(TokenizeInfo)
 _BAD_ID = TokenIdError.code
 _BAD_ARGUMENT = InvalidArgumentError.code
+
+
+@kernel
+def _check_request(session, request):
+    """Numbers that would lead outside a buffer: max_tokens, dim, pairs, descending text offsets."""
+    model = session.model
+    bad = request.n_texts < 0 or (request.out != 0 and (request.dim < 1 or request.dim > model.hidden_size))
+    if request.texts != 0:
+        smallest = 3 if request.pairs != 0 else 2
+        bad = bad or request.pairs < 0 or request.pairs > 1
+        bad = bad or request.max_tokens < smallest or request.max_tokens > model.max_positions
+        if not bad:
+            for i in range(request.n_texts * (1 + request.pairs)):
+                start = load_i64(request.text_offsets + 8 * i)
+                if start < 0 or load_i64(request.text_offsets + 8 * (i + 1)) < start:
+                    bad = True
+    if bad:
+        request.status = _BAD_ARGUMENT
 
 
 @kernel
@@ -29,7 +44,7 @@ def _tokenize_group(session, request):  # type: ignore[no-untyped-def]
     """Tokenize texts until the token buffer is full; request.done becomes the number of texts in it."""
     model = session.model
     worker = session.locals[0]
-    info = _info_at(worker.pooled)
+    info = worker.info
     used = 0
     done = 0
     step = 1 + request.pairs
@@ -68,7 +83,8 @@ def _tokenize_group(session, request):  # type: ignore[no-untyped-def]
         store_i64(session.id_offsets + 8 * done, used)
     request.done = done
     request.ids = session.ids
-    request.types = session.types
+    # A model with one token type gives it to both texts of a pair.
+    request.types = session.types if model.type_vocab_size > 1 else 0
     request.id_offsets = session.id_offsets
 
 
@@ -145,10 +161,13 @@ def encode_group(session, request, worker):  # type: ignore[no-untyped-def]
     if worker == 0:
         request.status = 0
         request.item = -1
-        if request.texts != 0:
-            _tokenize_group(session, request)
-        else:
-            _check_ids(session, request)
+        request.done = 0
+        _check_request(session, request)
+        if request.status == 0:
+            if request.texts != 0:
+                _tokenize_group(session, request)
+            else:
+                _check_ids(session, request)
         _cut_chunks(session, request)
     barrier(session, workers)
     chunks = session.n_chunks

@@ -238,6 +238,10 @@ def _finish_text(session, request, part, text, pooled):  # type: ignore[no-untyp
     tokens = load_i64(part.row_starts + 8 * (text + 1)) - start
     item = part.first_text + text
     x = part.x + start * width * 4
+    for row in range(tokens):
+        if is_finite_row(x + row * width * 4, width) == 0:
+            request.item = item
+            request.status = _NON_FINITE
     if request.hidden != 0:
         target = request.hidden + load_i64(request.id_offsets + 8 * item) * model.hidden_size * 4
         for row in range(tokens):
@@ -251,9 +255,6 @@ def _finish_text(session, request, part, text, pooled):  # type: ignore[no-untyp
         pool_mean(x, tokens, width, pooled)
     else:
         pool_max(x, tokens, width, pooled)
-    if is_finite_row(pooled, width) == 0:
-        request.item = item
-        request.status = _NON_FINITE
     dim = request.dim
     for i in range(dim, width):
         store_f32(pooled + 4 * i, _F(0.0))

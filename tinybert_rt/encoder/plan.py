@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from tinybert_rt.encoder.structs import GROUP_TEXTS, GROUP_TOKENS, INNER_ROWS, SMALLEST_CHUNK, Slice, Worker
+from tinybert_rt.kernels.attention import attention_bytes
 from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.memory import store_f32
 from tinybert_rt.kernels.panels import FLOAT_COLUMNS, FLOAT_ROWS, INT8_COLUMNS, INT8_ROWS, NARROW_COLUMNS
 from tinybert_rt.kernels.struct_types import struct_at
 from tinybert_rt.text.limits import WORD_SCRATCH_BYTES
 
-_TILE_BYTES = 64 * max(INT8_ROWS * INT8_COLUMNS, FLOAT_ROWS * FLOAT_COLUMNS)
+TILE_BYTES = 64 * max(INT8_ROWS * INT8_COLUMNS, FLOAT_ROWS * FLOAT_COLUMNS)
 _KEY_MULTIPLE = 16 * NARROW_COLUMNS
 _SLICE_BYTES = Slice.size
 _WORKER_BYTES = Worker.size
@@ -126,13 +127,8 @@ def _clear_padding(session, model, part):
 @kernel
 def _plan_worker(session, model, worker, cursor, place):  # type: ignore[no-untyped-def]
     tile = cursor
-    attention = _take(tile, _TILE_BYTES)
-    tokens = session.attention_tokens
-    # Keys transposed, scores, context and sums of one tile of query rows, see `kernels.attention.attention_head`.
-    keys_bytes = tokens * session.head_width * 4
-    scores_bytes = FLOAT_ROWS * tokens * 4
-    context_bytes = FLOAT_ROWS * (_round_up(session.head_width, _KEY_MULTIPLE) * 4 + 64)
-    pooled = _take(attention, keys_bytes + scores_bytes + context_bytes)
+    attention = _take(tile, TILE_BYTES)
+    pooled = _take(attention, attention_bytes(session.attention_tokens, session.head_width))
     text = _take(pooled, model.hidden_width * 4)
     end = _take(text, WORD_SCRATCH_BYTES)
     if place:

@@ -49,7 +49,7 @@ Slice = Struct(
 # What belongs to one worker alone.
 Worker = Struct(
     "tbrt_worker",
-    [("tile", "ptr"), ("attention", "ptr"), ("pooled", "ptr"), ("text", "ptr"), ("target", Target)],
+    [("tile", "ptr"), ("attention", "ptr"), ("pooled", "ptr"), ("text", "ptr"), ("target", Target), ("info", TokenizeInfo)],
 )
 
 # One call: n_texts texts, as UTF-8 bytes with offsets, or as token ids with offsets; results into the caller's memory.
@@ -114,7 +114,6 @@ Session = Struct(
         ("id_offsets", "ptr"),
         ("chunks", "ptr"),  # int64 [chunks + 1]: first text of each chunk
         ("n_chunks", "i64"),
-        ("n_texts", "i64"),
         ("next_chunk", "i64"),
         ("barrier_count", "i64"),
         ("barrier_generation", "i64"),

@@ -24,6 +24,7 @@ from numba.core.registry import cpu_target
 
 from tinybert_rt.isa.levels import IsaLevel, level_by_name, llvm_features
 from tinybert_rt.isa.lowering import activate
+from tinybert_rt.kernels.jit import entry_flags
 
 _TRIPLES = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu"}
 
@@ -69,17 +70,11 @@ def lower_to_module(level: IsaLevel, functions: Sequence[tuple[str, Any, Any, Se
     context._internal_codegen = _CollectingCodegen("tinybert_rt")
     context.get_executable = _placeholder_entry_point
 
-    flags = compiler.Flags()
-    flags.no_cpython_wrapper = True
-    flags.no_cfunc_wrapper = True
-    flags.nrt = False
-    flags.error_model = "numpy"
-
     wrappers = ir.Module("tinybert_rt.exports")
     wrappers.triple = llvm.get_process_triple()
     _CollectedLibrary.collected.clear()
     for name, kernel, result, arguments in functions:
-        compiled = compiler.compile_extra(typing_context, context, kernel.py_func, tuple(arguments), result, flags, locals={})
+        compiled = compiler.compile_extra(typing_context, context, kernel.py_func, tuple(arguments), result, entry_flags(), locals={})
         _add_export(wrappers, context, name, compiled.fndesc)
 
     module = llvm.parse_assembly(str(wrappers))
@@ -160,7 +155,7 @@ def emit(
     return machine.emit_assembly(module).encode() if assembly else bytes(machine.emit_object(module))
 
 
-def _main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """LEVEL MODULE[:UNIT] [--assembly]: write the object with the functions of MODULE.exports(UNIT) to standard output."""
     level_name, source, *options = arguments
     level = level_by_name(level_name)
@@ -173,4 +168,4 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -29,7 +29,8 @@ CACHE_VARIABLE = "TINYBERT_RT_CACHE"
 _MAGIC = b"TBRTOBJ1"
 _NO_COMPILER = "the kernels must be compiled on this machine, and numba is not installed: pip install 'tinybert-rt[jit]'"
 _PACKAGE = Path(__file__).resolve().parent.parent
-_SOURCES = ("isa", "kernels", "text", "format", "encoder", "engine")
+# What machine code is made of: folders and files of the package.
+_SOURCES = ("errors.py", "config.py", "isa", "kernels", "text", "format", "encoder", "engine/abi.py", "engine/emit.py", "engine/exports.py")
 
 
 class CompiledKernels:
@@ -99,12 +100,15 @@ def cache_key(level: IsaLevel, unit: str) -> str:
     digest = hashlib.sha256()
     versions = [sys.version_info[:2], _version("numba"), _version("llvmlite"), sys.platform]
     digest.update(repr((versions, level.name, llvm_features(level), unit)).encode())
-    files = [_PACKAGE / "errors.py", *(path for folder in _SOURCES for path in sorted((_PACKAGE / folder).rglob("*.py")))]
+    files = []
+    for source in _SOURCES:
+        path = _PACKAGE / source
+        files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
     module = unit.partition(":")[0]
     if not module.startswith("tinybert_rt."):
-        source = importlib.util.find_spec(module)
-        if source is not None and source.origin:
-            files.append(Path(source.origin))
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.origin:
+            files.append(Path(spec.origin))
     for path in files:
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
@@ -156,20 +160,23 @@ def compile_objects(level: IsaLevel, units: Sequence[str]) -> list[bytes]:
     if notice:
         print(f"tinybert_rt: compiling kernels for {level.name}, once …", end="", file=sys.stderr, flush=True)
     started = time.perf_counter()
-    environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join([str(_PACKAGE.parent), *filter(None, sys.path)])
-    environment.pop("TINYBERT_RT_ISA", None)
     try:
         with ThreadPoolExecutor(available_cpus()) as pool:
-            return list(pool.map(lambda unit: _compile_object(level, unit, environment), units))
+            return list(pool.map(lambda unit: _compile_object(level, unit), units))
     finally:
         if notice:
             print(f" {time.perf_counter() - started:.1f} s", file=sys.stderr)
 
 
-def _compile_object(level: IsaLevel, unit: str, environment: dict[str, str]) -> bytes:
-    command = [sys.executable, "-W", "ignore", "-m", "tinybert_rt.engine.emit", level.name, unit]
-    result = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+def _compile_object(level: IsaLevel, unit: str) -> bytes:
+    # Isolated, and with this process's own path: a file of the user's current directory must not be imported there.
+    code = (
+        f"import sys; path, *arguments = sys.argv[1:]; sys.path[:] = path.split({os.pathsep!r}); "
+        "from tinybert_rt.engine.emit import main; sys.exit(main(arguments))"
+    )
+    path = os.pathsep.join([str(_PACKAGE.parent), *(each for each in sys.path if os.path.isabs(each))])
+    command = [sys.executable, "-I", "-W", "ignore", "-c", code, path, level.name, unit]
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if result.returncode != 0 or not result.stdout.startswith(b"\x7fELF"):
         lines = result.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {result.returncode}"]
         if "numba" in lines[-1] and "No module named" in lines[-1]:

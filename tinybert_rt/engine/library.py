@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from functools import cache
 from typing import Any
@@ -16,6 +17,16 @@ ffi = cffi.FFI()
 ffi.cdef("\n".join(struct.c_declaration() for struct in abi.STRUCTS))
 
 _lock = threading.Lock()
+
+
+def _new_lock() -> None:
+    """In a forked child: the lock may have been held by a thread that does not exist there."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
 
 
 class Library:

@@ -26,7 +26,8 @@ class ModelFile:
         self.name = "<memory>"
         if isinstance(path, (bytes, bytearray, memoryview)):
             # What has been checked must not change: a writable buffer is copied.
-            self.data = np.frombuffer(path if memoryview(path).readonly else bytes(path), np.uint8)
+            view = memoryview(path)
+            self.data = np.frombuffer(view if view.readonly and view.c_contiguous else bytes(view), np.uint8)
         elif isinstance(path, (str, os.PathLike)):
             self.name = os.fsdecode(path)
             self.data = _map(self.name)
@@ -49,6 +50,8 @@ class ModelFile:
 
 
 def _map(path: str) -> NDArray[np.uint8]:
+    if "\0" in path:
+        raise InvalidArgumentError(f"{path!r} is no path: it has a NUL character")
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:

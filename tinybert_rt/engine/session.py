@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,9 @@ class Session:
         start = -(-address(self._arena) // 64) * 64
         library.session_plan(self.struct, model, start, workers)
         self.struct.yield_thread = _SCHED_YIELD
-        self._threads = WorkerThreads(workers - 1) if workers > 1 else None
+        self._threads = WorkerThreads(workers) if workers > 1 else None
+        if self._threads is not None:
+            weakref.finalize(self, _close_threads, self._threads, os.getpid())
         self._process = os.getpid()
 
     @property
@@ -63,10 +66,11 @@ class Session:
     def _run_worker(self, worker: int) -> None:
         self.library.encode(self.struct, self.request, worker)
 
-    def close(self) -> None:
-        """End the session's threads."""
-        if self._threads is not None and self._process == os.getpid():
-            self._threads.close()
+
+def _close_threads(threads: WorkerThreads, process: int) -> None:
+    """End a session's threads; a child of a fork has none of them."""
+    if process == os.getpid():
+        threads.close()
 
 
 class SessionPool:
@@ -96,10 +100,3 @@ class SessionPool:
         """Keep a session for the next call."""
         with self._lock:
             self._idle.append(session)
-
-    def close(self) -> None:
-        """End all idle sessions."""
-        with self._lock:
-            for session in self._idle:
-                session.close()
-            self._idle.clear()

@@ -83,7 +83,23 @@ class TokenScratch:
         self.info = self.call.info
 
 
+def integers(name: str, values: Any, dtype: Any) -> NDArray[Any]:
+    """A contiguous array of an integer dtype, without changing a value. Raises InvalidArgumentError."""
+    array = np.asarray(values)
+    if array.dtype == dtype and array.flags.c_contiguous:
+        return array
+    if array.dtype.kind not in "iu":
+        raise InvalidArgumentError(f"{name} must have an integer dtype, not {array.dtype}")
+    limits = np.iinfo(dtype)
+    if array.size and not limits.min <= int(array.min()) <= int(array.max()) <= limits.max:
+        raise InvalidArgumentError(f"{name} has values outside {np.dtype(dtype).name}: {array.min()} … {array.max()}")
+    return np.ascontiguousarray(array, dtype)
+
+
 def encode_error(status: int, item: int, tokens: int, limit: int) -> TinyBertError:
+    """The exception for a status of `tbrt_encode` or `tbrt_tokenize` about text `item`."""
+    if item < 0:
+        return error_classes().get(status, TinyBertError)("a number of the request is out of range")
     messages = {
         TextTooLongError.code: f"text {item} has {tokens} tokens, the limit is {limit}: shorten it, or use truncation='truncate'",
         NonFiniteResultError.code: f"text {item}: the model computed NaN or infinity; its file is damaged: convert it again",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
-from tinybert_rt.errors import InvalidArgumentError
+from tinybert_rt.errors import InvalidArgumentError, ThreadStartError
 
 MAX_THREADS = 256
 
@@ -54,57 +55,77 @@ def check_threads(threads: int | None) -> int:
 
 
 class WorkerThreads:
-    """`count` daemon threads beside the calling one; `run(job)` calls job(0) here and job(1)…job(count) in them, together."""
+    """`count` daemon threads; `run(job)` calls job(0) … job(count − 1) in them, together.
+
+    The caller only wakes worker 0, which wakes the others, and waits. Signal handlers raise exceptions in the main thread at
+    any place, so everything that the caller does may be repeated: a worker that wakes without a job goes back to sleep.
+    """
 
     def __init__(self, count: int) -> None:
         self._job: Callable[[int], object] | None = None
-        self._start = [threading.Semaphore(0) for _ in range(count)]
-        self._lock = threading.Lock()
+        self._closed = False
         self._running = 0
-        self._finished = threading.Event()
-        for index in range(count):
-            threading.Thread(target=self._work, args=(index,), name=f"tinybert_rt-{index + 1}", daemon=True).start()
+        self._count_lock = threading.Lock()
+        self._start = [threading.Lock() for _ in range(count)]
+        self._finished = threading.Lock()
+        for lock in (*self._start, self._finished):
+            lock.acquire()
+        try:
+            for index in range(count):
+                threading.Thread(target=self._work, args=(index,), name=f"tinybert_rt-{index}", daemon=True).start()
+        except RuntimeError:
+            self.close()
+            raise ThreadStartError(f"the system cannot start {count} worker threads: load the model with fewer threads") from None
 
     def run(self, job: Callable[[int], object]) -> None:
         """Call job(worker) once for every worker; returns when all have. One caller at a time.
 
-        An interrupt from the keyboard is raised when all workers have returned: they use the caller's memory.
+        An exception that interrupts the wait is raised when all workers have returned: they use the caller's memory.
         """
-        self._job = job
+        interrupt: BaseException | None = None
+        woken = False
         self._running = len(self._start)
-        self._finished.clear()
-        for start in self._start:
-            start.release()
-        interrupt: KeyboardInterrupt | None = None
-        try:
-            job(0)
-        except KeyboardInterrupt as error:
-            interrupt = error
-        while not self._finished.is_set():
+        self._job = job
+        while self._running:
             try:
-                self._finished.wait()
-            except KeyboardInterrupt as error:
+                if not woken:
+                    _wake(self._start[0])
+                    woken = True
+                self._finished.acquire()
+            except BaseException as error:
                 interrupt = error
-        self._job = None
         if interrupt is not None:
             raise interrupt
 
     def close(self) -> None:
         """End the threads."""
-        self._job = None
+        self._closed = True
         for start in self._start:
-            start.release()
+            _wake(start)
 
     def _work(self, index: int) -> None:
         while True:
             self._start[index].acquire()
+            if self._closed:
+                return
             job = self._job
             if job is None:
-                return
-            try:
-                job(index + 1)
-            finally:
-                with self._lock:
-                    self._running -= 1
-                    if self._running == 0:
-                        self._finished.set()
+                continue
+            if index == 0:
+                for start in self._start[1:]:
+                    start.release()
+            job(index)
+            del job  # it must not keep the session alive
+            with self._count_lock:
+                last = self._running == 1
+                if last:
+                    self._job = None
+                self._running -= 1
+            if last:
+                _wake(self._finished)
+
+
+def _wake(lock: threading.Lock) -> None:
+    """Release a lock that somebody waits for; it may be released already."""
+    with suppress(RuntimeError):
+        lock.release()

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from tinybert_rt.config import ACTIVATIONS as ACTIVATIONS
+from tinybert_rt.config import COLUMN_MULTIPLE as COLUMN_MULTIPLE
+from tinybert_rt.config import LANES as LANES
+
 FORMAT_NAME = "tbrt"
 FORMAT_VERSION = 1
 ALIGNMENT = 64
@@ -24,12 +28,6 @@ MAX_TRIE_NODES = 1 << 24
 """The base of a trie node has 24 bits."""
 
 MAX_PIECES_BYTES = 1 << 28
-
-LANES = 16
-"""Output columns of one weight block, and lanes of a vector."""
-
-COLUMN_MULTIPLE = 64
-"""Output columns, and the width of rows in memory, are padded to a multiple of this many elements."""
 
 DEPTH_GROUP = 4
 """Input values of one int8 weight group."""
@@ -66,7 +64,6 @@ CONFIG_FIELDS = (
 CONFIG_INDEX = {name: index for index, name in enumerate(CONFIG_FIELDS)}
 
 ARCHITECTURES = {"bert": 1}
-ACTIVATIONS = {"gelu": 0, "gelu_tanh": 1, "relu": 2}
 WEIGHT_DTYPES = {"f32": 0, "int8": 1}
 POOLINGS = {"cls": 1, "mean": 2, "max": 3}
 TOKENIZER_KINDS = {"wordpiece": 1}

@@ -73,6 +73,12 @@ def shuffle(builder: ir.IRBuilder, first: ir.Value, second: ir.Value | None, lan
     return builder.shuffle_vector(first, second, mask)
 
 
+def splat(builder: ir.IRBuilder, value: ir.Value, vector: ir.Type) -> ir.Value:
+    """A vector with a scalar in each lane."""
+    single = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(I32, 0))
+    return shuffle(builder, single, None, [0] * vector.count)
+
+
 def dot4(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
     """acc i32x16 + dot products of 4 neighbouring bytes of a (u8) and b (s8), both given as i32x16."""
     return _DOT[active().dot](builder, acc, a, b)

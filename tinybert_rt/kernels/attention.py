@@ -69,6 +69,19 @@ def _softmax_row(scores, tokens, scale, sums):  # type: ignore[no-untyped-def]
     store_f32(sums, _ONE / reduce_add(total))
 
 
+@inline
+def _value_blocks(head_width):
+    """Column blocks of the context tile: those of a head, rounded up to a whole tile."""
+    return (head_width // 16 + NARROW_COLUMNS - 1) // NARROW_COLUMNS * NARROW_COLUMNS
+
+
+@kernel
+def attention_bytes(max_tokens, head_width):
+    """Scratch that `attention_head` needs: transposed keys; scores, context and sums of one tile of query rows."""
+    tile_rows = max_tokens + _value_blocks(head_width) * 16 + 1
+    return (max_tokens * head_width + FLOAT_ROWS * tile_rows) * 4
+
+
 @kernel
 def attention_head(queries, keys, values, tokens, head_width, scale, out, out_stride, scratch, max_tokens):  # type: ignore[no-untyped-def]
     """context = softmax(scale·Q·Kᵀ)·V for one text and head.
@@ -77,13 +90,13 @@ def attention_head(queries, keys, values, tokens, head_width, scale, out, out_st
         queries, keys, values: float32 [tokens][head_width]; keys are readable up to a multiple of 32 rows.
         scale: float32, 1/√head_size.
         out: float32 [tokens], rows out_stride bytes apart; head_width values of each are written.
-        scratch: ATTENTION_BYTES(max_tokens, head_width), see `encoder.plan`; max_tokens ≥ tokens, a multiple of 64.
+        scratch: attention_bytes(max_tokens, head_width); max_tokens ≥ tokens, a multiple of 64.
     """
     key_blocks = (tokens + 16 * NARROW_COLUMNS - 1) // (16 * NARROW_COLUMNS) * NARROW_COLUMNS
     keys_transposed = scratch
     scores = keys_transposed + max_tokens * head_width * 4
     context = scores + FLOAT_ROWS * max_tokens * 4
-    value_blocks = (head_width // 16 + NARROW_COLUMNS - 1) // NARROW_COLUMNS * NARROW_COLUMNS
+    value_blocks = _value_blocks(head_width)
     sums = context + FLOAT_ROWS * value_blocks * 64
     transpose_keys(keys, key_blocks * 16, head_width, keys_transposed)
     row_stride = head_width * 4

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+from numba.core import compiler
 
 # error_model="numpy": a division by zero gives inf, never a Python exception.
 # fastmath stays off: a compiler that may reorder float operations would give other bytes on other machines.
@@ -22,6 +23,16 @@ _FLAGS: dict[str, Any] = {
     "no_cpython_wrapper": True,
     "no_cfunc_wrapper": True,
 }
+
+
+def entry_flags() -> compiler.Flags:
+    """The flags above, for `engine.emit`, which compiles the entry kernels by hand."""
+    flags = compiler.Flags()
+    flags.no_cpython_wrapper = True
+    flags.no_cfunc_wrapper = True
+    flags.nrt = False
+    flags.error_model = "numpy"
+    return flags
 
 
 def kernel(function: Callable[..., Any]) -> Any:

@@ -54,7 +54,7 @@ def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, 
         x: u8 [rows][x_stride bytes], of which ceil(inputs/4)·4 are read.
         scales, zeros: float32 [rows], int32 [rows].
         weights: Linear. target: Target. epilogue: PLAIN, RESIDUAL or an activation.
-        tile: scratch of TILE_BYTES.
+        tile: scratch for one tile, `encoder.plan.TILE_BYTES`.
     """
     groups = (weights.inputs + 3) >> 2
     block_stride = groups * 64

@@ -1,6 +1,6 @@
 """Elementary functions on 16 lanes: exp2, GELU (erf and tanh), ReLU. Own polynomials, the same bytes on every level.
 
-Coefficients are weighted minimax fits (iteratively reweighted least squares on Chebyshev nodes); `tests/test_math.py`
+Coefficients are weighted minimax fits (iteratively reweighted least squares on Chebyshev nodes); `tests/test_kernels.py`
 measures the stated errors against float64.
 """
 
@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from tinybert_rt.format.layout import ACTIVATIONS
+from tinybert_rt.config import ACTIVATIONS
 from tinybert_rt.kernels.jit import inline
 from tinybert_rt.kernels.vector import (
     absolute,
@@ -27,7 +27,6 @@ from tinybert_rt.kernels.vector import (
 _F = np.float32
 _ZERO = _F(0.0)
 _ONE = _F(1.0)
-_HALF = _F(0.5)
 _EXP2_LOWEST = _F(-126.0)
 _EXP2_HIGHEST = _F(127.0)
 _E0, _E1, _E2, _E3, _E4, _E5 = (

@@ -51,14 +51,12 @@ def _scalar_store(stored: ir.Type, numba_type: types.Type, narrow: bool) -> Any:
 
 # Integers are widened to int64 when loaded and cut when stored, so that kernels compute in one integer type.
 load_u8 = _scalar_load(ir.IntType(8), types.int64, "zext")
-load_i8 = _scalar_load(ir.IntType(8), types.int64, "sext")
 load_u16 = _scalar_load(ir.IntType(16), types.int64, "zext")
 load_u32 = _scalar_load(ir.IntType(32), types.int64, "zext")
 load_i32 = _scalar_load(ir.IntType(32), types.int64, "sext")
 load_i64 = _scalar_load(_I64, types.int64, None)
 load_f32 = _scalar_load(ir.FloatType(), types.float32, None)
 store_u8 = _scalar_store(ir.IntType(8), types.int64, True)
-store_u16 = _scalar_store(ir.IntType(16), types.int64, True)
 store_i32 = _scalar_store(ir.IntType(32), types.int64, True)
 store_i64 = _scalar_store(_I64, types.int64, False)
 store_f32 = _scalar_store(ir.FloatType(), types.float32, False)

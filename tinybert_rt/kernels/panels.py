@@ -18,14 +18,6 @@ _int8_full = int8_tile(INT8_ROWS, INT8_COLUMNS)
 _int8_4 = int8_tile(4, INT8_COLUMNS)
 _int8_2 = int8_tile(2, INT8_COLUMNS)
 _int8_1 = int8_tile(1, INT8_COLUMNS)
-_wide_full = float_tile(FLOAT_ROWS, FLOAT_COLUMNS)
-_wide_4 = float_tile(4, FLOAT_COLUMNS)
-_wide_2 = float_tile(2, FLOAT_COLUMNS)
-_wide_1 = float_tile(1, FLOAT_COLUMNS)
-_narrow_full = float_tile(FLOAT_ROWS, NARROW_COLUMNS)
-_narrow_4 = float_tile(4, NARROW_COLUMNS)
-_narrow_2 = float_tile(2, NARROW_COLUMNS)
-_narrow_1 = float_tile(1, NARROW_COLUMNS)
 
 
 @kernel
@@ -48,39 +40,35 @@ def int8_rows(rows, a, a_stride, b, b_block_stride, groups, out):  # type: ignor
     return 1
 
 
-@kernel
-def float_rows(rows, a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride):  # type: ignore[no-untyped-def]
-    """One float tile of at most `rows` ≥ 1 rows and FLOAT_COLUMNS column blocks; returns the number of rows done.
+def _float_rows(columns):
+    """One float tile of at most `rows` ≥ 1 rows and `columns` column blocks, as a kernel that returns the number of rows done.
 
-    The arguments are as in `tile.float_tile`.
+    The kernel's arguments are as in `tile.float_tile`.
     """
-    if rows >= FLOAT_ROWS:
-        _wide_full(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
-        return FLOAT_ROWS
-    if FLOAT_ROWS > 4 and rows >= 4:
-        _wide_4(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
-        return 4
-    if FLOAT_ROWS > 2 and rows >= 2:
-        _wide_2(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
-        return 2
-    _wide_1(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
-    return 1
+    full = float_tile(FLOAT_ROWS, columns)
+    four = float_tile(4, columns)
+    two = float_tile(2, columns)
+    one = float_tile(1, columns)
+
+    @kernel
+    def float_rows(rows, a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride):
+        if rows >= FLOAT_ROWS:
+            full(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
+            return FLOAT_ROWS
+        if FLOAT_ROWS > 4 and rows >= 4:
+            four(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
+            return 4
+        if FLOAT_ROWS > 2 and rows >= 2:
+            two(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
+            return 2
+        one(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
+        return 1
+
+    return float_rows
 
 
-@kernel
-def float_rows_narrow(rows, a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride):  # type: ignore[no-untyped-def]
-    """As `float_rows`, with NARROW_COLUMNS column blocks."""
-    if rows >= FLOAT_ROWS:
-        _narrow_full(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
-        return FLOAT_ROWS
-    if FLOAT_ROWS > 4 and rows >= 4:
-        _narrow_4(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
-        return 4
-    if FLOAT_ROWS > 2 and rows >= 2:
-        _narrow_2(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
-        return 2
-    _narrow_1(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)
-    return 1
+float_rows = _float_rows(FLOAT_COLUMNS)
+_float_rows_narrow = _float_rows(NARROW_COLUMNS)
 
 
 @kernel
@@ -95,7 +83,7 @@ def float_product(rows, a, a_stride, b, b_block_stride, b_stride, depth, blocks,
         done = float_rows(rows, a, a_stride, b + block * b_block_stride, b_block_stride, b_stride, depth, out + 64 * block, out_stride)
         block += FLOAT_COLUMNS
     while block < blocks:
-        done = float_rows_narrow(
+        done = _float_rows_narrow(
             rows, a, a_stride, b + block * b_block_stride, b_block_stride, b_stride, depth, out + 64 * block, out_stride
         )
         block += NARROW_COLUMNS

@@ -14,13 +14,8 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from tinybert_rt.isa import lowering
-from tinybert_rt.isa.lowering import F32, F32X16, I32, I32X16, I64, LANES
+from tinybert_rt.isa.lowering import F32, F32X16, I32, I32X16, I64
 from tinybert_rt.kernels.memory import address_to_pointer
-
-
-def _splat(builder: Any, value: ir.Value, vector: ir.Type) -> ir.Value:
-    single = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(I32, 0))
-    return lowering.shuffle(builder, single, None, [0] * LANES)
 
 
 def _depth_loop(
@@ -89,7 +84,7 @@ def int8_tile(rows: int, columns: int) -> Any:
                 result = []
                 for row, accumulator in zip(a_rows, accumulators, strict=True):
                     four = builder.load(address_to_pointer(builder, builder.add(row, a_offset), I32), align=1)
-                    activation = _splat(builder, four, I32X16)
+                    activation = lowering.splat(builder, four, I32X16)
                     result.append(
                         [lowering.dot4(builder, acc, activation, weight) for acc, weight in zip(accumulator, weights, strict=True)]
                     )
@@ -127,7 +122,7 @@ def float_tile(rows: int, columns: int) -> Any:
                 result = []
                 for row, accumulator in zip(a_rows, accumulators, strict=True):
                     value = builder.load(address_to_pointer(builder, builder.add(row, a_offset), F32), align=4)
-                    spread = _splat(builder, value, F32X16)
+                    spread = lowering.splat(builder, value, F32X16)
                     result.append([lowering.fma(builder, spread, weight, acc) for acc, weight in zip(accumulator, weights, strict=True)])
                 return result
 
@@ -137,8 +132,3 @@ def float_tile(rows: int, columns: int) -> Any:
         return types.void(*[types.int64] * 8), codegen
 
     return tile
-
-
-def row_steps(rows: int) -> list[int]:
-    """The tile heights that are compiled for a level whose full tile has `rows` rows, largest first."""
-    return sorted({rows, 4, 3, 2, 1} & set(range(1, rows + 1)), reverse=True)

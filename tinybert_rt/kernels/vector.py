@@ -19,7 +19,7 @@ from numba.core.datamodel.registry import register_default
 from numba.extending import intrinsic, lower_builtin, type_callable
 
 from tinybert_rt.isa import lowering
-from tinybert_rt.isa.lowering import F32, F32X16, I8, I32, I32X16, I64, LANES, constant_vector, shuffle
+from tinybert_rt.isa.lowering import F32, F32X16, I8, I32, I32X16, I64, LANES, constant_vector, shuffle, splat
 from tinybert_rt.kernels.memory import address_to_pointer
 
 _ROUND_MAGIC = 12582912.0  # 1.5 * 2**23: adding it to |x| < 2**22 rounds half to even to an integer
@@ -92,26 +92,15 @@ load_i32x16 = _operation(i32x16, (types.int64,), lambda b, p: _load(b, p, I32X16
 store_f32x16 = _operation(types.void, (types.int64, f32x16), _store)
 store_i32x16 = _operation(types.void, (types.int64, i32x16), _store)
 load_s8x16 = _operation(i32x16, (types.int64,), _load_bytes("sext"))
-load_u8x16 = _operation(i32x16, (types.int64,), _load_bytes("zext"))
 store_u8x16 = _operation(types.void, (types.int64, i32x16), _store_bytes)
 
 
 # ---------------------------------------------------------------- arithmetic
 
 
-def _splat(builder: Any, value: ir.Value, vector: ir.Type) -> ir.Value:
-    single = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(I32, 0))
-    return shuffle(builder, single, None, [0] * LANES)
-
-
-def _constant_f32(builder: Any, value: float) -> ir.Constant:
-    return constant_vector(F32, value)
-
-
-splat_f32 = _operation(f32x16, (types.float32,), lambda b, x: _splat(b, x, F32X16))
-splat_i32 = _operation(i32x16, (types.int64,), lambda b, x: _splat(b, b.trunc(x, I32), I32X16))
+splat_f32 = _operation(f32x16, (types.float32,), lambda b, x: splat(b, x, F32X16))
+splat_i32 = _operation(i32x16, (types.int64,), lambda b, x: splat(b, b.trunc(x, I32), I32X16))
 fma = _operation(f32x16, (f32x16, f32x16, f32x16), lowering.fma)
-fma_scalar = _operation(types.float32, (types.float32,) * 3, lowering.fma)
 sqrt = _operation(types.float32, (types.float32,), lambda b, x: lowering.intrinsic(b, "llvm.sqrt.f32", F32, [x]))
 
 
@@ -128,7 +117,7 @@ maximum = _operation(f32x16, (f32x16, f32x16), _choose(">"))
 
 
 def _clamp_i32(builder: Any, value: ir.Value, low: ir.Value, high: ir.Value) -> ir.Value:
-    low, high = (_splat(builder, builder.trunc(each, I32), I32X16) for each in (low, high))
+    low, high = (splat(builder, builder.trunc(each, I32), I32X16) for each in (low, high))
     value = builder.select(builder.icmp_signed("<", value, low), low, value)
     return builder.select(builder.icmp_signed(">", value, high), high, value)
 
@@ -139,20 +128,8 @@ absolute = _operation(
     (f32x16,),
     lambda b, x: b.bitcast(b.and_(b.bitcast(x, I32X16), constant_vector(I32, 0x7FFFFFFF)), F32X16),
 )
-copy_sign = _operation(
-    f32x16,
-    (f32x16, f32x16),
-    lambda b, x, s: b.bitcast(
-        b.or_(
-            b.and_(b.bitcast(x, I32X16), constant_vector(I32, 0x7FFFFFFF)),
-            b.and_(b.bitcast(s, I32X16), constant_vector(I32, -0x80000000)),
-        ),
-        F32X16,
-    ),
-)
 to_f32 = _operation(f32x16, (i32x16,), lambda b, x: b.sitofp(x, F32X16))
 as_f32 = _operation(f32x16, (i32x16,), lambda b, x: b.bitcast(x, F32X16))
-as_i32 = _operation(i32x16, (f32x16,), lambda b, x: b.bitcast(x, I32X16))
 
 
 def _round_to_i32(builder: Any, value: ir.Value) -> ir.Value:
@@ -172,7 +149,7 @@ round_f32 = _operation(f32x16, (f32x16,), _round_f32)
 
 def _lanes_below(builder: Any, count: ir.Value) -> ir.Value:
     index = ir.Constant(I32X16, list(range(LANES)))
-    return builder.icmp_signed("<", index, _splat(builder, builder.trunc(count, I32), I32X16))
+    return builder.icmp_signed("<", index, splat(builder, builder.trunc(count, I32), I32X16))
 
 
 # first_lanes(n, x, y): lanes 0…n-1 of x, the others of y.
