@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,14 @@ def test_rank_prints_the_best_lines(lines: Path, capsys: pytest.CaptureFixture[s
     assert json.loads(capsys.readouterr().out.splitlines()[0]) == {"score": 1.0, "line": 2, "text": "a fast dog"}
 
 
+def test_a_link_is_followed_and_a_byte_order_mark_skipped(tmp_path: Path, lines: Path) -> None:
+    (tmp_path / "bom.txt").write_bytes(b"\xef\xbb\xbf" + lines.read_bytes())
+    (tmp_path / "link.npy").symlink_to(tmp_path / "target.npy")
+    assert run("embed", tmp_path / "bom.txt", "--out", tmp_path / "link.npy", "--model", small_model_file()) == 0
+    assert (tmp_path / "link.npy").is_symlink()
+    assert (np.load(tmp_path / "target.npy") == expected()).all()
+
+
 def test_truncation_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "long.txt"
     source.write_text("cat " * 300 + "\ncat\n")
@@ -112,7 +121,10 @@ def test_a_pipe_that_closes_early_is_no_error() -> None:
         (["info", "{model}", "--threads", "0"], "threads must be between"),
         (["embed", "{tmp}/nowhere.txt", "--out", "{tmp}/v.npy"], "nowhere.txt"),
         (["embed", "{lines}", "--out", "{tmp}/v.csv"], ".npy or .jsonl"),
-        (["embed", "{lines}", "--out", "{tmp}/no/such/folder/v.npy"], "No such file or directory"),
+        (["embed", "{lines}", "--out", "{tmp}/no/such/folder/v.npy"], "no such directory to write to"),
+        (["embed", "{lines}", "--out", "{pipe}"], "is not a regular file"),
+        (["embed", "{same}", "--out", "{same}"], "is the input itself"),
+        (["embed", "{surrogate}", "--out", "{tmp}/v.npy"], "line 1 has a lone surrogate"),
         (["embed", "{lines}", "--out", "{folder}"], "directory"),
         (["embed", "{lines}", "--out", "{tmp}/v.npy", "--dim", "1000"], "dim must be between"),
         (["embed", "{lines}"], "--out"),
@@ -136,9 +148,15 @@ def test_bad_input_is_one_line_and_exit_code_2(
     (tmp_path / "no-field.jsonl").write_text('{"body": "x"}\n')
     (tmp_path / "deep.jsonl").write_text("[" * 200_000 + "\n")
     (tmp_path / "folder.npy").mkdir()
+    (tmp_path / "same.jsonl").write_text('{"text": "x"}\n')
+    (tmp_path / "surrogate.jsonl").write_text('{"text": "\\ud800"}\n')
+    os.mkfifo(tmp_path / "pipe.npy")
     names = {
         "tmp": tmp_path,
         "deep": tmp_path / "deep.jsonl",
+        "pipe": tmp_path / "pipe.npy",
+        "same": tmp_path / "same.jsonl",
+        "surrogate": tmp_path / "surrogate.jsonl",
         "folder": tmp_path / "folder.npy",
         "lines": lines,
         "model": small_model_file(),
@@ -165,7 +183,7 @@ def test_a_full_disk_is_one_line_and_exit_code_2(lines: Path) -> None:
     with open("/dev/full", "wb") as full:
         result = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert result.returncode == 2
-    assert result.stderr == "tinybert-rt: error: No space left on device\n"
+    assert result.stderr == "tinybert-rt: error: standard output: No space left on device\n"
 
 
 def test_a_failed_embed_leaves_an_older_file_alone(tmp_path: Path, lines: Path) -> None:

@@ -302,5 +302,5 @@ def test_command_line(directory: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert main([str(tmp_path / "nowhere"), "--out", str(out)]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("convert: error: ")
+    assert captured.err.startswith("python -m tools.convert: error: ")
     assert captured.err.count("\n") == 1

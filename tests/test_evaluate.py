@@ -116,8 +116,8 @@ def test_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     import tinybert_rt as tb
 
     class Stand:
-        def encode(self, texts: list[str], **options: Any) -> np.ndarray:
-            return letters(texts)
+        def encode_detailed(self, texts: list[str], **options: Any) -> tb.Encoded:
+            return tb.Encoded(letters(texts), np.zeros(len(texts), np.int32), np.arange(len(texts)) == 0)
 
     asked: dict[str, Any] = {}
 
@@ -131,6 +131,7 @@ def test_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert evaluate.main([*common, "--task", "stsb", "--threads", "2", "--json", str(out)]) == 0
     assert asked == {"path": "m.tbrt", "threads": 2}
     assert json.loads(out.read_text())["unique_sentences"] == 4
+    assert json.loads(out.read_text())["truncated_texts"] == 1
     assert "spearman" in capsys.readouterr().out
     assert evaluate.main([*common[:-1], str(tmp_path / "nowhere"), "--task", "scifact"]) == 2
-    assert capsys.readouterr().err.startswith("evaluate: error: ")
+    assert capsys.readouterr().err.startswith("python -m tools.evaluate: error: ")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from format_files import config_table, small_bytes, small_config, small_tensors, split, tensor_table, write_small
 
+from tinybert_rt.errors import OutputFileError
 from tinybert_rt.format import layout
 from tinybert_rt.format.metadata import read_metadata
 from tinybert_rt.format.writer import write_model
@@ -77,7 +78,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_model(path, config, {}, {})
     directory = tmp_path / "directory.tbrt"
     directory.mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(OutputFileError, match="is a directory"):
         write_model(directory, config, small_tensors(config), {})
     assert path.read_bytes() == before
     assert sorted(each.name for each in tmp_path.iterdir()) == ["directory.tbrt", "m.tbrt"]

@@ -20,6 +20,7 @@ FLAGS = {"error_model", "boundscheck", "fastmath", "nrt", "no_cpython_wrapper", 
 RANKS = {
     "errors": 0,
     "config": 0,
+    "output": 0,
     "isa": 1,
     "kernels": 2,
     "text": 3,

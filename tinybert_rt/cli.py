@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +16,17 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from tinybert_rt import __version__
-from tinybert_rt.errors import TinyBertError
+from tinybert_rt.errors import InvalidTextError, TinyBertError
+from tinybert_rt.output import whole_file
 
 if TYPE_CHECKING:
     from tinybert_rt.model import Model
     from tinybert_rt.vectors import Encoded
 
-TOOLS = ("convert", "evaluate")
+TOOLS = {
+    "convert": "make a model file of a Hugging Face or sentence-transformers directory",
+    "evaluate": "measure a model file on STS benchmark or SciFact",
+}
 _USAGE_ERROR = 2
 
 
@@ -38,7 +44,10 @@ class OneLineParser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for bad input, 130 when interrupted."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        arguments = sys.argv[1:]
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unfinished files are removed on the way out
+    arguments = list(arguments)
     if arguments and arguments[0] in TOOLS:
         return _run_tool(arguments[0], arguments[1:])
     try:
@@ -53,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         _drop_output()
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{error.filename}: " if error.filename else "standard output: "
         return _fail(f"{where}{error.strerror or error}")
     except SystemExit as stop:
         return _exit_code(stop)
@@ -91,9 +100,11 @@ def _run_tool(name: str, arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         return _fail(f"{name} needs the package {error.name!r}: pip install 'tinybert-rt[tools]'")
     try:
-        return int(module.main(arguments))
+        return int(module.main(arguments, prog=f"tinybert-rt {name}"))
     except SystemExit as stop:
         return _exit_code(stop)
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,8 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     _engine_options(rank)
     rank.set_defaults(run=_rank)
 
-    for tool in TOOLS:
-        commands.add_parser(tool, help=f"see tinybert-rt {tool} --help", add_help=False)
+    for tool, text in TOOLS.items():
+        commands.add_parser(tool, help=text, add_help=False)
     return parser
 
 
@@ -176,6 +187,8 @@ def _open_input(path: str) -> Iterator[IO[bytes]]:
 def _lines(file: IO[bytes], name: str) -> Iterator[str]:
     """The lines of a file as text; invalid UTF-8 is an error that names the line."""
     for number, line in enumerate(file, 1):
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
         try:
             yield line.rstrip(b"\r\n").decode("utf-8")
         except UnicodeDecodeError as error:
@@ -193,6 +206,8 @@ def _json_texts(lines: Iterator[str], name: str, field: str) -> Iterator[str]:
         text = value.get(field) if isinstance(value, dict) else value
         if not isinstance(text, str):
             raise _UsageError(f"{name}: line {number} has no string in the field {field!r}; --field names another")
+        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+            raise _UsageError(f"{name}: line {number} has a lone surrogate: it is not valid Unicode")
         yield text
 
 
@@ -204,6 +219,8 @@ def _embed(options: argparse.Namespace) -> None:
     form = options.format or ("jsonl" if options.input.endswith((".jsonl", ".ndjson")) else "txt")
     if options.out != "-" and not options.out.endswith((".npy", ".jsonl")):
         raise _UsageError(f"--out {options.out}: the name must end in .npy or .jsonl, or be '-'")
+    if options.input != "-" and options.out != "-" and os.path.realpath(options.input) == os.path.realpath(options.out):
+        raise _UsageError(f"--out {options.out}: is the input itself")
     with _open_input(options.input) as file:
         model = _load(options.model, options)
         texts = _lines(file, name)
@@ -235,25 +252,14 @@ def _vector_writer(path: str) -> Iterator[Callable[[Encoded], None]]:
     if path == "-":
         yield lambda group: _write_json(sys.stdout, group)
         return
-    if os.path.isdir(path):
-        raise _UsageError(f"{path}: is a directory")
-    temporary = f"{path}.{os.getpid()}.part"
-    try:
-        open(temporary, "wb").close()
-    except OSError as error:
-        raise _UsageError(f"{path}: {error.strerror or error}") from None
-    try:
+    with whole_file(path) as file:
         if path.endswith(".jsonl"):
-            with open(temporary, "w", encoding="utf-8") as file:
-                yield lambda group: _write_json(file, group)
+            text = io.TextIOWrapper(file, encoding="utf-8")
+            yield lambda group: _write_json(text, group)
+            text.detach()  # flushes, and leaves the file open
         else:
-            with open(temporary, "wb") as binary, _NpyStream(binary) as stream:
+            with _NpyStream(file) as stream:
                 yield lambda group: stream.write(group.vectors)
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
 
 
 def _write_json(file: IO[str], group: Encoded) -> None:
@@ -314,7 +320,10 @@ def best_lines(model: Model, query: str, lines: Iterator[str], top: int) -> list
 
     from tinybert_rt.vectors import cosine_similarity
 
-    asked = model.encode_detailed([query], truncation="truncate")
+    try:
+        asked = model.encode_detailed([query], truncation="truncate")
+    except InvalidTextError as error:
+        raise _UsageError(str(error).replace("text 0", "the query")) from None
     wanted, truncated = asked.vectors[0], int(asked.truncated[0])
     best: list[tuple[float, int, str]] = []
     waiting: list[tuple[int, str]] = []

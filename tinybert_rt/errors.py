@@ -48,6 +48,12 @@ class CancelledError(TinyBertError):
     code = 7
 
 
+class OutputFileError(TinyBertError, OSError):
+    """A result cannot be written where it was asked for."""
+
+    code = 8
+
+
 class TruncationWarning(UserWarning):
     """Texts were longer than the model takes and were cut."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinybert_rt.encoder.structs import GROUP_TEXTS
+from tinybert_rt.engine.arguments import caller_stack_level, integer, integers
 from tinybert_rt.engine.library import Library, ffi, load_library
 from tinybert_rt.engine.modelfile import ModelFile, PathOrBytes
 from tinybert_rt.engine.session import SessionPool, address
-from tinybert_rt.engine.texts import Text, TokenScratch, batches, encode_error, integers, utf8
+from tinybert_rt.engine.texts import Text, TokenScratch, batches, encode_error, utf8
 from tinybert_rt.engine.threads import check_threads
 from tinybert_rt.errors import CancelledError, InvalidArgumentError, InvalidTextError, TruncationWarning
 from tinybert_rt.format.layout import POOLINGS
@@ -182,6 +181,8 @@ class Model:
     ) -> Encoded:
         """As `encode`, with each text's token count and whether it was truncated."""
         total = len(texts) if isinstance(texts, Sequence) else None
+        if progress is not None and not callable(progress):
+            raise InvalidArgumentError(f"progress must be a function, not {type(progress).__name__}")
         groups = []
         done = 0
         for group in self.stream(
@@ -201,7 +202,7 @@ class Model:
                 f"{count} of {done} texts have more than {limit} tokens and were truncated; "
                 "truncation='truncate' accepts that, truncation='error' refuses it",
                 TruncationWarning,
-                stacklevel=_stack_level(),
+                stacklevel=caller_stack_level(__file__),
             )
         return result
 
@@ -348,12 +349,12 @@ class Model:
         policy = TRUNCATIONS.get(truncation)
         if policy is None:
             raise InvalidArgumentError(f"truncation must be one of {', '.join(TRUNCATIONS)}, not {truncation!r}")
-        data = utf8(text, 0)
-        pair_data = b"" if pair is None else utf8(pair, 0)
+        data = utf8(text, "the text")
+        pair_data = b"" if pair is None else utf8(pair, "the pair")
         longest = len(data) + len(pair_data) + 3
         if max_tokens is None:
             max_tokens = longest
-        elif _index("max_tokens", max_tokens) < 3:
+        elif integer("max_tokens", max_tokens) < 3:
             raise InvalidArgumentError(f"max_tokens must be at least 3, not {max_tokens}")
         capacity = max_tokens if max_tokens < longest else longest
         scratch: TokenScratch | None = getattr(self._local, "scratch", None)
@@ -393,11 +394,15 @@ class Model:
             texts: the texts to rank.
             top: how many to return; None is all.
         """
-        if top is not None and _index("top", top) < 1:
+        if top is not None and integer("top", top) < 1:
             raise InvalidArgumentError(f"top must be at least 1, not {top}")
         if isinstance(texts, str):
             raise InvalidTextError("texts is a single string: pass a list of texts, [text]")
-        texts = list(texts)
+        try:
+            texts = list(texts)
+        except TypeError:
+            raise InvalidTextError(f"texts must be a list of str, not {type(texts).__name__}") from None
+        utf8(query, "the query")
         query_vector = self.encode([query])[0]
         scores = cosine_similarity(self.encode(texts), query_vector)
         order = np.argsort(-scores, kind="stable")[:top]
@@ -414,35 +419,17 @@ class Model:
     def _check_dim(self, dim: int | None) -> int:
         if dim is None:
             return self.dim
-        if not 1 <= _index("dim", dim) <= self.dim:
+        if not 1 <= integer("dim", dim) <= self.dim:
             raise InvalidArgumentError(f"dim must be between 1 and {self.dim}, not {dim}")
-        return _index("dim", dim)
+        return integer("dim", dim)
 
     def _check_max_tokens(self, max_tokens: int | None) -> int:
         if max_tokens is None:
             return self.max_tokens
-        if not 3 <= _index("max_tokens", max_tokens) <= self._model.max_positions:
+        if not 3 <= integer("max_tokens", max_tokens) <= self._model.max_positions:
             raise InvalidArgumentError(f"max_tokens must be between 3 and {self._model.max_positions}, not {max_tokens}")
-        return _index("max_tokens", max_tokens)
+        return integer("max_tokens", max_tokens)
 
 
 def _reload(source: PathOrBytes | None, threads: int) -> Model:
     return load(source, threads=threads)
-
-
-def _index(name: str, value: object) -> int:
-    """An int from an int or a NumPy integer. Raises InvalidArgumentError."""
-    try:
-        if not isinstance(value, bool):
-            return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        pass
-    raise InvalidArgumentError(f"{name} must be an integer, not {type(value).__name__}")
-
-
-def _stack_level() -> int:
-    """The stack level of the first caller outside this module, for warnings."""
-    level, frame = 1, sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename == __file__:
-        level, frame = level + 1, frame.f_back  # type: ignore[assignment]
-    return level

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from tinybert_rt.cli import OneLineParser
+from tinybert_rt.errors import OutputFileError
 from tinybert_rt.format import layout
 from tinybert_rt.format.trie import build_trie
 from tinybert_rt.format.writer import write_model
@@ -85,6 +86,8 @@ def convert(
     directory, out = Path(directory), Path(out)
     if dtype not in DTYPES:
         raise ConversionError(f"dtype is {dtype!r}; known: {', '.join(DTYPES)}")
+    if name is not None and not (name and name.isprintable()):
+        raise ConversionError(f"name is {name!r}: it must be printable text")
     if not directory.is_dir():
         raise ConversionError(f"{directory}: there is no such directory")
     if not out.parent.is_dir():
@@ -117,6 +120,8 @@ def convert(
         metadata["license"] = license
     try:
         size = write_model(out, config, tensors, metadata)
+    except OutputFileError as error:
+        raise ConversionError(str(error)) from None
     except OSError as error:
         raise ConversionError(f"{out}: cannot be written: {error.strerror or error}") from None
     ordered = {name: config[name] for name in layout.CONFIG_FIELDS}
@@ -138,11 +143,12 @@ def _embedding_kind(
         if said is not None and wanted is not None and said != wanted:
             notes.append(f"{what} is {wanted}, as asked for; the directory says {said}")
     pooling = pooling or embedding.pooling
-    if pooling is None:
-        raise ConversionError(f"{directory / 'modules.json'}: missing, so pooling is not known: say --pooling cls, mean or max")
     normalize = embedding.normalize if normalize is None else normalize
-    if normalize is None:
-        raise ConversionError(f"{directory / 'modules.json'}: missing, so normalization is not known: say --normalize or --no-normalize")
+    if pooling is None or normalize is None:
+        path = directory / "modules.json"
+        missing = {"pooling: say --pooling cls, mean or max": pooling, "normalization: say --normalize or --no-normalize": normalize}
+        unknown = "; ".join(text for text, value in missing.items() if value is None)
+        raise ConversionError(f"{path}: missing, so these are not known: {unknown}")
     return pooling, normalize
 
 
@@ -291,9 +297,9 @@ def format_report(report: ConversionReport, show: int | None = 10) -> str:
     return "\n".join(lines)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str) -> argparse.ArgumentParser:
     """The command line."""
-    command = OneLineParser(prog="convert", description="Convert a Hugging Face directory of BERT to a .tbrt file.")
+    command = OneLineParser(prog=prog, description="Convert a Hugging Face directory of BERT to a .tbrt file.")
     command.add_argument("directory", type=Path, help="Hugging Face or sentence-transformers directory")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .tbrt file to write")
     command.add_argument("--dtype", choices=DTYPES, default="int8", help="weights in the file (default: int8)")
@@ -307,9 +313,9 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m tools.convert") -> int:
     """Run the command. Returns the exit status: 0, or 2 after one line that says what is wrong."""
-    options = parser().parse_args(arguments)
+    options = parser(prog).parse_args(arguments)
     try:
         report = convert(
             options.directory,
@@ -323,7 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             license=options.license,
         )
     except ConversionError as error:
-        print(f"convert: error: {error}", file=sys.stderr)
+        print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
     print(format_report(report, None if options.all else 10))
     return 0

@@ -210,9 +210,9 @@ def format_result(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m tools.evaluate") -> int:
     """Run the command. Returns the exit status: 0, or 2 after one line that says what is wrong."""
-    command = OneLineParser(prog="evaluate", description="Measure a .tbrt file on STS benchmark or SciFact.")
+    command = OneLineParser(prog=prog, description="Measure a .tbrt file on STS benchmark or SciFact.")
     command.add_argument("model", help="the .tbrt file")
     command.add_argument("--task", choices=TASKS, required=True)
     command.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with glue/stsb and retrieval/scifact")
@@ -238,10 +238,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     except (EvaluationError, ConversionError, tb.TinyBertError, OSError) as error:
-        print(f"evaluate: error: {error}", file=sys.stderr)
+        print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
     except (KeyError, ValueError, RecursionError) as error:
-        print(f"evaluate: error: {options.data}: the data of {options.task} is malformed: {error!r}", file=sys.stderr)
+        print(f"{prog}: error: {options.data}: the data of {options.task} is malformed: {error!r}", file=sys.stderr)
         return 2
     print(format_result(result))
     return 0

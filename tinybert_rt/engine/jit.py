@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -136,6 +137,7 @@ def _read(path: Path) -> bytes | None:
 
 def _store(name: str, data: bytes) -> None:
     """Keep an object in the first writable cache directory; replaced atomically, so other processes see all or nothing."""
+    problem = ""
     for directory in _cache_directories():
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -148,8 +150,15 @@ def _store(name: str, data: bytes) -> None:
                 os.unlink(temporary)
                 raise
             return
-        except OSError:
-            continue
+        except OSError as error:
+            problem = f"{directory}: {error.strerror or error}"
+    if problem:
+        warnings.warn(
+            f"compiled kernels cannot be kept, so every process compiles them again: {problem}; "
+            f"{CACHE_VARIABLE} names another directory, or none if it is empty",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def compile_objects(level: IsaLevel, units: Sequence[str]) -> list[bytes]:
@@ -179,7 +188,7 @@ def _compile_object(level: IsaLevel, unit: str) -> bytes:
     result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if result.returncode != 0 or not result.stdout.startswith(b"\x7fELF"):
         lines = result.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {result.returncode}"]
-        if "numba" in lines[-1] and "No module named" in lines[-1]:
+        if "No module named 'numba" in lines[-1] or "No module named 'llvmlite" in lines[-1]:
             raise CompileError(_NO_COMPILER)
         raise CompileError(f"compiling the kernels for {level.name} failed: {lines[-1]}")
     return result.stdout

@@ -28,14 +28,15 @@ TEXTS_AT_ONCE = 1024
 BYTES_AT_ONCE = 1 << 20
 
 
-def utf8(text: object, index: int) -> bytes:
+def utf8(text: object, name: str) -> bytes:
+    """A text as UTF-8; `name` says which one it is in errors."""
     if not isinstance(text, str):
-        raise InvalidTextError(f"text {index} is not a str but {type(text).__name__}")
+        raise InvalidTextError(f"{name} is not a str but {type(text).__name__}")
     try:
         return text.encode()
     except UnicodeEncodeError as error:
         raise InvalidTextError(
-            f"text {index} has a lone surrogate, U+{ord(text[error.start]):04X}, at character {error.start}: it is not valid Unicode"
+            f"{name} has a lone surrogate, U+{ord(text[error.start]):04X}, at character {error.start}: it is not valid Unicode"
         ) from None
 
 
@@ -55,7 +56,7 @@ def batches(texts: Iterator[Text]) -> Iterator[tuple[bytes, NDArray[np.int64], i
             elif pairs != int(pair):
                 raise InvalidTextError(f"text {index} is {'a pair' if pair else 'no pair'}, unlike those before it")
             for each in text if pair else (text,):
-                parts.append(utf8(each, index))
+                parts.append(utf8(each, f"text {index}"))
                 size += len(parts[-1])
             index += 1
             if size >= BYTES_AT_ONCE:
@@ -81,19 +82,6 @@ class TokenScratch:
         self.call.types = address(self.types)
         self.call.scratch = address(self._word)
         self.info = self.call.info
-
-
-def integers(name: str, values: Any, dtype: Any) -> NDArray[Any]:
-    """A contiguous array of an integer dtype, without changing a value. Raises InvalidArgumentError."""
-    array = np.asarray(values)
-    if array.dtype == dtype and array.flags.c_contiguous:
-        return array
-    if array.dtype.kind not in "iu":
-        raise InvalidArgumentError(f"{name} must have an integer dtype, not {array.dtype}")
-    limits = np.iinfo(dtype)
-    if array.size and not limits.min <= int(array.min()) <= int(array.max()) <= limits.max:
-        raise InvalidArgumentError(f"{name} has values outside {np.dtype(dtype).name}: {array.min()} … {array.max()}")
-    return np.ascontiguousarray(array, dtype)
 
 
 def encode_error(status: int, item: int, tokens: int, limit: int) -> TinyBertError:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from tinybert_rt.format.layout import (
     pad,
     tensor_specs,
 )
+from tinybert_rt.output import whole_file
 
 NUMPY_DTYPES = {"U8": "u1", "I8": "i1", "I32": "<i4", "U32": "<u4", "F32": "<f4", "F16": "<f2"}
 
@@ -73,22 +72,11 @@ def write_model(path: str | Path, config: dict[str, int], tensors: dict[str, np.
             raise ValueError(f"tensor {name!r} does not belong into this file")
     arrays = [_checked(name, tensors, NUMPY_DTYPES[dtype], shape) for name, (dtype, shape) in specs.items()]
     header = file_header(config, metadata)
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(header)
-            for array in arrays:
-                file.write(array.tobytes())
-            size = file.tell()
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return size
+    with whole_file(path) as file:
+        file.write(header)
+        for array in arrays:
+            file.write(array.tobytes())
+        return file.tell()
 
 
 def _checked(name: str, tensors: dict[str, np.ndarray], dtype: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -100,9 +88,3 @@ def _checked(name: str, tensors: dict[str, np.ndarray], dtype: str, shape: tuple
     if array.nbytes % ALIGNMENT:
         raise ValueError(f"tensor {name!r} has {array.nbytes} bytes, no multiple of {ALIGNMENT}")
     return array
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

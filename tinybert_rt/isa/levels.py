@@ -84,6 +84,8 @@ LEVELS: tuple[IsaLevel, ...] = (
     IsaLevel("neon", "aarch64", "generic", (Alternative(frozenset(), "+neon"),), "portable", True, (4, 1), (4, 1), 128),
 )
 
+ISA_VARIABLE = "TINYBERT_RT_ISA"
+
 _BY_NAME = {level.name: level for level in LEVELS}
 
 
@@ -150,16 +152,19 @@ def choose_level(name: str | None = None) -> IsaLevel:
     levels = available_levels()
     if not levels:
         raise UnsupportedIsaError(f"no kernels for the architecture {machine_architecture()!r}; known: x86_64, aarch64")
-    ceiling = os.environ.get("TINYBERT_RT_ISA") or None
+    ceiling = os.environ.get(ISA_VARIABLE) or None
     if ceiling is not None:
-        levels = levels[: levels.index(_require(ceiling, levels, "TINYBERT_RT_ISA")) + 1]
+        levels = levels[: levels.index(_require(ceiling, levels, f"{ISA_VARIABLE}={ceiling}: this machine")) + 1]
     if name is None:
         return levels[-1]
-    return _require(name, levels, "isa")
+    return _require(name, levels, f"isa: {ISA_VARIABLE}={ceiling}" if ceiling else "isa: this machine")
 
 
-def _require(name: str, levels: list[IsaLevel], where: str) -> IsaLevel:
-    level = level_by_name(name)
+def _require(name: str, levels: list[IsaLevel], who: str) -> IsaLevel:
+    if name not in _BY_NAME:
+        known = ", ".join(level.name for level in LEVELS if level.architecture == machine_architecture())
+        raise UnknownIsaError(f"{who} has no instruction-set level {name!r}; known: {known}")
+    level = _BY_NAME[name]
     if level not in levels:
-        raise UnsupportedIsaError(f"{where}: this machine cannot run {name!r}; available: {', '.join(each.name for each in levels)}")
+        raise UnsupportedIsaError(f"{who} does not allow {name!r}; available: {', '.join(each.name for each in levels)}")
     return level

@@ -1,0 +1,43 @@
+"""Arguments of the public functions: checked without changing a value."""
+
+from __future__ import annotations
+
+import operator
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinybert_rt.errors import InvalidArgumentError
+
+
+def integer(name: str, value: object) -> int:
+    """An int from an int or a NumPy integer. Raises InvalidArgumentError."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    raise InvalidArgumentError(f"{name} must be an integer, not {type(value).__name__}")
+
+
+def integers(name: str, values: Any, dtype: Any) -> NDArray[Any]:
+    """A contiguous array of an integer dtype, without changing a value. Raises InvalidArgumentError."""
+    array = np.asarray(values)
+    if array.dtype == dtype and array.flags.c_contiguous:
+        return array
+    if array.dtype.kind not in "iu":
+        raise InvalidArgumentError(f"{name} must have an integer dtype, not {array.dtype}")
+    limits = np.iinfo(dtype)
+    if array.size and not limits.min <= int(array.min()) <= int(array.max()) <= limits.max:
+        raise InvalidArgumentError(f"{name} has values outside {np.dtype(dtype).name}: {array.min()} … {array.max()}")
+    return np.ascontiguousarray(array, dtype)
+
+
+def caller_stack_level(file: str) -> int:
+    """The `stacklevel` of the first caller outside `file`, for a warning raised in it."""
+    level, frame = 1, sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename == file:
+        level, frame = level + 1, frame.f_back  # type: ignore[assignment]
+    return level
