@@ -197,6 +197,12 @@ def test_normalizing_zeros_gives_zeros(kernels: Functions) -> None:
     assert (x == 0).all()
 
 
+def test_a_norm_that_overflows_is_not_silent(kernels: Functions) -> None:
+    x = np.full(64, 1e30, np.float32)
+    kernels("normalize_row", at(x), 64)
+    assert np.isnan(x).all()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_non_finite_values_are_found(kernels: Functions, bad: float) -> None:
     x = random(128)

@@ -339,20 +339,17 @@ def test_damaged_weights_are_an_error_not_nan(pooling: str, tmp_path: Path) -> N
         tb.load(damaged, threads=1).encode(["a cat"])
 
 
-def test_every_single_byte_change_of_a_file_is_rejected_or_harmless() -> None:
+def test_every_single_byte_change_of_a_file_is_rejected_or_harmless(tmp_path: Path) -> None:
     """Harmless: texts are encoded to finite vectors, or refused with an error of this package."""
-    data = bytearray(small_model_file().read_bytes())
-    header = 8 + int.from_bytes(data[:8], "little")
+    write_checkpoint(tmp_path, hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=1, max_position_embeddings=32)
+    data = bytearray(convert(tmp_path, "int8").read_bytes())
     rng = np.random.default_rng(5)
-    places = sorted({*range(0, header, 7), *rng.integers(header, len(data), 300).tolist()})
     rejected = 0
-    for place in places:
-        original = data[place]
+    for place, original in enumerate(bytes(data)):
         data[place] ^= int(rng.integers(1, 256))
         try:
-            vectors = tb.load(bytes(data), threads=1).encode(TEXTS, truncation="truncate")
-            assert np.isfinite(vectors).all()
+            assert np.isfinite(tb.load(bytes(data), threads=1).encode(TEXTS, truncation="truncate")).all(), place
         except tb.TinyBertError:
             rejected += 1
         data[place] = original
-    assert rejected > 100
+    assert rejected > 5000

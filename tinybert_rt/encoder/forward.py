@@ -260,6 +260,9 @@ def _finish_text(session, request, part, text, pooled):  # type: ignore[no-untyp
         store_f32(pooled + 4 * i, _F(0.0))
     if model.normalize != 0:
         normalize_row(pooled, width)
+    if is_finite_row(pooled, width) == 0:
+        request.item = item
+        request.status = _NON_FINITE
     out = request.out + item * dim * 4
     for i in range(dim):
         store_f32(out + 4 * i, load_f32(pooled + 4 * i))

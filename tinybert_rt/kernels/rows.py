@@ -186,7 +186,10 @@ def pool_first(x, width, out):  # type: ignore[no-untyped-def]
 
 @kernel
 def normalize_row(x, width):  # type: ignore[no-untyped-def]
-    """x / max(‖x‖₂, 1e-12) in place, as torch.nn.functional.normalize does; x: float32 [width]."""
+    """x / max(‖x‖₂, 1e-12) in place, as torch.nn.functional.normalize does; x: float32 [width].
+
+    Where the norm overflows, x becomes NaN instead of zeros: the caller's check for finite results then finds it.
+    """
     s0 = splat_f32(_ZERO)
     s1 = s0
     s2 = s0
@@ -203,7 +206,10 @@ def normalize_row(x, width):  # type: ignore[no-untyped-def]
     norm = sqrt(reduce_add((s0 + s1) + (s2 + s3)))
     if not norm >= _F(1e-12):
         norm = _F(1e-12)
-    factor = splat_f32(_ONE / norm)
+    scale = _ONE / norm
+    if norm > _HUGE:
+        scale = _F(np.nan)
+    factor = splat_f32(scale)
     for i in range(0, width * 4, 64):
         store_f32x16(x + i, load_f32x16(x + i) * factor)
 
