@@ -19,7 +19,7 @@ from tinybert_rt.isa.levels import available_levels, level_by_name  # noqa: E402
 
 LEVELS = [level.name for level in available_levels()]
 _ffi = cffi.FFI()
-_ffi.cdef("\n".join(struct.c_declaration() for struct in abi.STRUCTS))
+_ffi.cdef(abi.c_declarations())
 
 
 class Functions:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from tinybert_rt import __version__
-from tinybert_rt.errors import InvalidTextError, TinyBertError
+from tinybert_rt.errors import TinyBertError
 from tinybert_rt.output import whole_file
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments = sys.argv[1:]
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unfinished files are removed on the way out
     arguments = list(arguments)
-    if arguments and arguments[0] in TOOLS:
-        return _run_tool(arguments[0], arguments[1:])
     try:
+        if arguments and arguments[0] in TOOLS:
+            return _run_tool(arguments[0], arguments[1:])
         options = _parser().parse_args(arguments)
         options.run(options)
         sys.stdout.flush()
@@ -65,15 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else "standard output: "
         return _fail(f"{where}{error.strerror or error}")
     except SystemExit as stop:
-        return _exit_code(stop)
+        return _fail(stop.code) if isinstance(stop.code, str) else stop.code or 0
     except KeyboardInterrupt:
         return 130
-
-
-def _exit_code(stop: SystemExit) -> int:
-    if isinstance(stop.code, str):
-        return _fail(stop.code)
-    return stop.code or 0
 
 
 def _drop_output() -> None:
@@ -99,12 +93,7 @@ def _run_tool(name: str, arguments: list[str]) -> int:
         module = importlib.import_module(f"{package}.{name}")
     except ModuleNotFoundError as error:
         return _fail(f"{name} needs the package {error.name!r}: pip install 'tinybert-rt[tools]'")
-    try:
-        return int(module.main(arguments, prog=f"tinybert-rt {name}"))
-    except SystemExit as stop:
-        return _exit_code(stop)
-    except KeyboardInterrupt:
-        return 130
+    return int(module.main(arguments, prog=f"tinybert-rt {name}"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -318,12 +307,11 @@ def best_lines(model: Model, query: str, lines: Iterator[str], top: int) -> list
     """The `top` lines nearest to the query by cosine similarity: (score, line number, line), best first; blank lines are skipped."""
     import heapq
 
+    from tinybert_rt.engine.texts import utf8
     from tinybert_rt.vectors import cosine_similarity
 
-    try:
-        asked = model.encode_detailed([query], truncation="truncate")
-    except InvalidTextError as error:
-        raise _UsageError(str(error).replace("text 0", "the query")) from None
+    utf8(query, "the query")
+    asked = model.encode_detailed([query], truncation="truncate")
     wanted, truncated = asked.vectors[0], int(asked.truncated[0])
     best: list[tuple[float, int, str]] = []
     waiting: list[tuple[int, str]] = []

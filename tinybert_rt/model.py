@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinybert_rt.encoder.structs import GROUP_TEXTS
-from tinybert_rt.engine.arguments import caller_stack_level, integer, integers
+from tinybert_rt.engine.arguments import between, caller_stack_level, integer, integers, one_of
 from tinybert_rt.engine.library import Library, ffi, load_library
 from tinybert_rt.engine.modelfile import ModelFile, PathOrBytes
 from tinybert_rt.engine.session import SessionPool, address
-from tinybert_rt.engine.texts import Text, TokenScratch, batches, encode_error, utf8
+from tinybert_rt.engine.texts import Text, TokenScratch, batches, encode_error, text_iterator, utf8
 from tinybert_rt.engine.threads import check_threads
-from tinybert_rt.errors import CancelledError, InvalidArgumentError, InvalidTextError, TruncationWarning
+from tinybert_rt.errors import CancelledError, InvalidArgumentError, TruncationWarning
 from tinybert_rt.format.layout import POOLINGS
 from tinybert_rt.text.limits import TRUNCATIONS
 from tinybert_rt.vectors import OUTPUT_DTYPES, Encoded, Ranked, Tokens, convert, cosine_similarity
@@ -219,19 +219,11 @@ class Model:
 
         Truncation gives no warning here: each group says which of its texts were truncated.
         """
-        if isinstance(texts, (str, bytes)):
-            raise InvalidTextError("texts is a single string: pass a list of texts, [text]")
-        if dtype not in OUTPUT_DTYPES:
-            raise InvalidArgumentError(f"dtype must be one of {', '.join(OUTPUT_DTYPES)}, not {dtype!r}")
-        width = self._check_dim(dim)
-        limit = self._check_max_tokens(max_tokens)
-        if truncation not in TRUNCATIONS:
-            raise InvalidArgumentError(f"truncation must be one of {', '.join(TRUNCATIONS)}, not {truncation!r}")
-        try:
-            iterator = iter(texts)
-        except TypeError:
-            raise InvalidTextError(f"texts must be a list or iterator of str, not {type(texts).__name__}") from None
-        return self._stream(iterator, width, dtype, TRUNCATIONS[truncation], limit)
+        one_of("dtype", dtype, OUTPUT_DTYPES)
+        one_of("truncation", truncation, TRUNCATIONS)
+        width = self.dim if dim is None else between("dim", dim, 1, self.dim)
+        limit = self.max_tokens if max_tokens is None else between("max_tokens", max_tokens, 3, int(self._model.max_positions))
+        return self._stream(text_iterator(texts), width, dtype, TRUNCATIONS[truncation], limit)
 
     def _stream(self, texts: Iterator[Text], dim: int, dtype: str, truncation: int, limit: int) -> Iterator[Encoded]:
         first = 0
@@ -346,9 +338,7 @@ class Model:
 
     def tokenize(self, text: str, pair: str | None = None, *, max_tokens: int | None = None, truncation: str = "truncate") -> Tokens:
         """Token ids of a text or a pair, [CLS] and [SEP] included; not truncated unless max_tokens says so."""
-        policy = TRUNCATIONS.get(truncation)
-        if policy is None:
-            raise InvalidArgumentError(f"truncation must be one of {', '.join(TRUNCATIONS)}, not {truncation!r}")
+        one_of("truncation", truncation, TRUNCATIONS)
         data = utf8(text, "the text")
         pair_data = b"" if pair is None else utf8(pair, "the pair")
         longest = len(data) + len(pair_data) + 3
@@ -362,7 +352,7 @@ class Model:
             scratch = self._token_scratch(capacity)
         call, info = scratch.call, scratch.info
         call.max_tokens = capacity
-        call.truncation = policy
+        call.truncation = TRUNCATIONS[truncation]
         status = self._library.tokenize(call, data, len(data), pair_data, -1 if pair is None else len(pair_data))
         if status != 0:
             raise encode_error(status, 0, info.total, max_tokens)
@@ -396,12 +386,7 @@ class Model:
         """
         if top is not None and integer("top", top) < 1:
             raise InvalidArgumentError(f"top must be at least 1, not {top}")
-        if isinstance(texts, str):
-            raise InvalidTextError("texts is a single string: pass a list of texts, [text]")
-        try:
-            texts = list(texts)
-        except TypeError:
-            raise InvalidTextError(f"texts must be a list of str, not {type(texts).__name__}") from None
+        texts = list(text_iterator(texts))  # type: ignore[arg-type]
         utf8(query, "the query")
         query_vector = self.encode([query])[0]
         scores = cosine_similarity(self.encode(texts), query_vector)
@@ -415,20 +400,6 @@ class Model:
         if capacity <= _KEPT_TOKENS:
             self._local.scratch = scratch
         return scratch
-
-    def _check_dim(self, dim: int | None) -> int:
-        if dim is None:
-            return self.dim
-        if not 1 <= integer("dim", dim) <= self.dim:
-            raise InvalidArgumentError(f"dim must be between 1 and {self.dim}, not {dim}")
-        return integer("dim", dim)
-
-    def _check_max_tokens(self, max_tokens: int | None) -> int:
-        if max_tokens is None:
-            return self.max_tokens
-        if not 3 <= integer("max_tokens", max_tokens) <= self._model.max_positions:
-            raise InvalidArgumentError(f"max_tokens must be between 3 and {self._model.max_positions}, not {max_tokens}")
-        return integer("max_tokens", max_tokens)
 
 
 def _reload(source: PathOrBytes | None, threads: int) -> Model:

@@ -224,7 +224,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m tools.ev
     import tinybert_rt as tb
 
     try:
-        model = tb.load(options.model) if options.threads is None else tb.load(options.model, threads=options.threads)
+        model = tb.load(options.model, threads=options.threads)
         reference = transformers_encoder(options.reference) if options.reference else None
         truncated = 0
 

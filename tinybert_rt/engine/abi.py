@@ -12,8 +12,6 @@ from tinybert_rt.format.structs import ErrorInfo, Layer, Linear, Model, Norm, Ta
 from tinybert_rt.kernels.structs import Struct
 from tinybert_rt.text.structs import TokenizeInfo
 
-ABI_VERSION = 1
-
 
 @dataclass(frozen=True)
 class Function:

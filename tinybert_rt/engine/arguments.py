@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,20 @@ def integer(name: str, value: object) -> int:
     except TypeError:
         pass
     raise InvalidArgumentError(f"{name} must be an integer, not {type(value).__name__}")
+
+
+def between(name: str, value: object, low: int, high: int) -> int:
+    """An integer from low to high. Raises InvalidArgumentError."""
+    number = integer(name, value)
+    if not low <= number <= high:
+        raise InvalidArgumentError(f"{name} must be between {low} and {high}, not {number}")
+    return number
+
+
+def one_of(name: str, value: object, known: Collection[str]) -> None:
+    """Raise InvalidArgumentError for a value that is not known."""
+    if value not in known:
+        raise InvalidArgumentError(f"{name} must be one of {', '.join(known)}, not {value!r}")
 
 
 def integers(name: str, values: Any, dtype: Any) -> NDArray[Any]:

@@ -65,35 +65,24 @@ def load_kernels(level: IsaLevel, *units: str) -> CompiledKernels:
     Raises CompileError when a compiler process fails.
     """
     names = {unit: f"{level.name}-{cache_key(level, unit)}.o" for unit in units or ABI_UNITS}
-    objects = {unit: _find(name) for unit, name in names.items()}
+    directory = _cache_directory()
+    objects = {unit: None if directory is None else _read(directory / name) for unit, name in names.items()}
     missing = [unit for unit, data in objects.items() if data is None]
     if missing:
         for unit, data in zip(missing, compile_objects(level, missing), strict=True):
             objects[unit] = data
-            _store(names[unit], data)
+            if directory is not None:
+                _store(directory, names[unit], data)
     return CompiledKernels([data for data in objects.values() if data is not None])
 
 
-def _find(name: str) -> bytes | None:
-    for directory in _cache_directories():
-        data = _read(directory / name)
-        if data is not None:
-            return data
-    return None
-
-
-def _cache_directories() -> list[Path]:
-    """Where compiled kernels are looked for and kept; TINYBERT_RT_CACHE names one directory, empty means none."""
+def _cache_directory() -> Path | None:
+    """Where compiled kernels are kept: what TINYBERT_RT_CACHE names (empty: nowhere), else the user's cache."""
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen is not None:
-        return [Path(chosen)] if chosen else []
-    candidates = []
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        candidates.append(Path(base) / "tinybert_rt")
-    except (OSError, RuntimeError):
-        pass
-    return candidates
+        return Path(chosen) if chosen else None
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "tinybert_rt"
 
 
 def cache_key(level: IsaLevel, unit: str) -> str:
@@ -135,26 +124,21 @@ def _read(path: Path) -> bytes | None:
     return data[head:]
 
 
-def _store(name: str, data: bytes) -> None:
-    """Keep an object in the first writable cache directory; replaced atomically, so other processes see all or nothing."""
-    problem = ""
-    for directory in _cache_directories():
+def _store(directory: Path, name: str, data: bytes) -> None:
+    """Keep an object; replaced atomically, so other processes see all or nothing. A warning where that is not possible."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(_MAGIC + hashlib.sha256(data).digest() + data)
-                os.replace(temporary, directory / name)
-            except BaseException:
-                os.unlink(temporary)
-                raise
-            return
-        except OSError as error:
-            problem = f"{directory}: {error.strerror or error}"
-    if problem:
+            with os.fdopen(handle, "wb") as file:
+                file.write(_MAGIC + hashlib.sha256(data).digest() + data)
+            os.replace(temporary, directory / name)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
         warnings.warn(
-            f"compiled kernels cannot be kept, so every process compiles them again: {problem}; "
+            f"compiled kernels cannot be kept, so every process compiles them again: {directory}: {error.strerror or error}; "
             f"{CACHE_VARIABLE} names another directory, or none if it is empty",
             RuntimeWarning,
             stacklevel=2,

@@ -14,7 +14,7 @@ from tinybert_rt.errors import InvalidArgumentError
 from tinybert_rt.isa.levels import IsaLevel, choose_level
 
 ffi = cffi.FFI()
-ffi.cdef("\n".join(struct.c_declaration() for struct in abi.STRUCTS))
+ffi.cdef(abi.c_declarations())
 
 _lock = threading.Lock()
 

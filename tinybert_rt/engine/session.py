@@ -37,7 +37,6 @@ class Session:
 
     def __init__(self, library: Library, model: Any, workers: int) -> None:
         self.library = library
-        self.workers = workers
         self.struct = ffi.new("tbrt_session *")
         self.request = ffi.new("tbrt_request *")
         size = int(library.session_plan(self.struct, model, 0, workers))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -28,16 +28,30 @@ TEXTS_AT_ONCE = 1024
 BYTES_AT_ONCE = 1 << 20
 
 
-def utf8(text: object, name: str) -> bytes:
-    """A text as UTF-8; `name` says which one it is in errors."""
+def text_iterator(texts: Iterable[Text]) -> Iterator[Text]:
+    """An iterator over texts. Raises InvalidTextError for a single string, which would be read letter by letter."""
+    if isinstance(texts, (str, bytes)):
+        raise InvalidTextError("texts is a single string: pass a list of texts, [text]")
+    try:
+        return iter(texts)
+    except TypeError:
+        raise InvalidTextError(f"texts must be a list or iterator of str, not {type(texts).__name__}") from None
+
+
+def utf8(text: object, name: str | int) -> bytes:
+    """A text as UTF-8; `name`, or the number of a text in its list, says in errors which one it is."""
     if not isinstance(text, str):
-        raise InvalidTextError(f"{name} is not a str but {type(text).__name__}")
+        raise InvalidTextError(f"{_called(name)} is not a str but {type(text).__name__}")
     try:
         return text.encode()
     except UnicodeEncodeError as error:
         raise InvalidTextError(
-            f"{name} has a lone surrogate, U+{ord(text[error.start]):04X}, at character {error.start}: it is not valid Unicode"
+            f"{_called(name)} has a lone surrogate, U+{ord(text[error.start]):04X}, at character {error.start}: it is not valid Unicode"
         ) from None
+
+
+def _called(name: str | int) -> str:
+    return name if isinstance(name, str) else f"text {name}"
 
 
 def batches(texts: Iterator[Text]) -> Iterator[tuple[bytes, NDArray[np.int64], int]]:
@@ -56,7 +70,7 @@ def batches(texts: Iterator[Text]) -> Iterator[tuple[bytes, NDArray[np.int64], i
             elif pairs != int(pair):
                 raise InvalidTextError(f"text {index} is {'a pair' if pair else 'no pair'}, unlike those before it")
             for each in text if pair else (text,):
-                parts.append(utf8(each, f"text {index}"))
+                parts.append(utf8(each, index))
                 size += len(parts[-1])
             index += 1
             if size >= BYTES_AT_ONCE:

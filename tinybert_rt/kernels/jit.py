@@ -28,10 +28,9 @@ _FLAGS: dict[str, Any] = {
 def entry_flags() -> compiler.Flags:
     """The flags above, for `engine.emit`, which compiles the entry kernels by hand."""
     flags = compiler.Flags()
-    flags.no_cpython_wrapper = True
-    flags.no_cfunc_wrapper = True
+    for name in ("error_model", "no_cpython_wrapper", "no_cfunc_wrapper"):
+        setattr(flags, name, _FLAGS[name])
     flags.nrt = False
-    flags.error_model = "numpy"
     return flags
 
 
