@@ -6,7 +6,7 @@ from numba.core import types
 
 from tinybert_rt.encoder.structs import Target
 from tinybert_rt.format.structs import Linear, Norm
-from tinybert_rt.kernels import attention, linear, rows, vector
+from tinybert_rt.kernels import attention, attention_int8, linear, rows, vector
 from tinybert_rt.kernels import math as vector_math
 from tinybert_rt.kernels.jit import kernel
 from tinybert_rt.kernels.memory import load_i64, store_f32
@@ -21,6 +21,12 @@ _F = types.float32
 def map_exp2(count, x, y):
     for i in range(0, count * 4, 64):
         store_f32x16(y + i, vector_math.exp2(load_f32x16(x + i)))
+
+
+@kernel
+def map_log2(count, x, y):
+    for i in range(0, count * 4, 64):
+        store_f32x16(y + i, vector_math.log2(load_f32x16(x + i)))
 
 
 @kernel
@@ -64,7 +70,14 @@ def int8_product(arguments):
     tile_stride = load_i64(arguments + 56)
     while rows_left > 0:
         done = int8_rows(
-            rows_left, a + row * a_stride, a_stride, load_i64(arguments + 16), load_i64(arguments + 24), load_i64(arguments + 32), out
+            rows_left,
+            a + row * a_stride,
+            a_stride,
+            load_i64(arguments + 16),
+            load_i64(arguments + 24),
+            load_i64(arguments + 32),
+            out,
+            tile_stride,
         )
         row += done
         rows_left -= done
@@ -104,6 +117,7 @@ def exports():
     void = types.void
     return [
         ("map_exp2", map_exp2, void, [_I] * 3),
+        ("map_log2", map_log2, void, [_I] * 3),
         ("map_activation", map_activation, void, [_I] * 4),
         ("map_fma", map_fma, void, [_I] * 5),
         ("map_round", map_round, void, [_I] * 3),
@@ -119,6 +133,8 @@ def exports():
         ("pool_max", rows.pool_max, void, [_I] * 4),
         ("attention_bytes", attention.attention_bytes, _I, [_I] * 2),
         ("attention_head", attention.attention_head, void, [_I, _I, _I, _I, _I, _F, _I, _I, _I, _I]),
+        ("attention_int8_bytes", attention_int8.attention_int8_bytes, _I, [_I] * 2),
+        ("attention_head_int8", attention_int8.attention_head_int8, void, [_I, _I, _I, _I, _I, _F, _I, _I, _I]),
         ("linear_int8", linear.linear_int8, void, [_I, _I, _I, _I, _I, Linear.pointer, _I, _I, Target.pointer, _I, _I]),
         ("linear_float", linear.linear_float, void, [_I, _I, _I, Linear.pointer, _I, _I, Target.pointer, _I, _I]),
     ]

@@ -61,8 +61,9 @@ def write_checkpoint(directory: Path, *, pooling: str = "mean", normalize: bool 
     model = BertModel(BertConfig(**settings), add_pooling_layer=False).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            # Larger than the initial 0.02, so that attention and activations leave their linear range.
-            parameter.add_(torch.randn_like(parameter) * (0.1 if "LayerNorm" in name or "bias" in name else 0.15))
+            # Larger than the initial 0.02, so that attention and activations leave their linear range: scores of about ±8.
+            scale = 0.1 if "LayerNorm" in name or "bias" in name else 1.2 / settings["hidden_size"] ** 0.5
+            parameter.add_(torch.randn_like(parameter) * scale)
     directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory)
     (directory / "vocab.txt").write_text("\n".join(vocabulary()) + "\n", encoding="utf-8")

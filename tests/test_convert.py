@@ -49,9 +49,10 @@ def test_file_holds_the_checkpoint(dtype: str, directory: Path, tmp_path: Path) 
     assert reader().status(out.read_bytes()) == 0
     tensors, source, int8 = tensors_of(out), weights(), dtype == "int8"
 
-    def near(found: np.ndarray, wanted: np.ndarray) -> bool:
+    def near(found: np.ndarray, wanted: np.ndarray, steps: float = 1.0) -> bool:
+        """Within half a step, or `steps` times that: the pair rule makes the steps of linear layers up to twice as large."""
         step = np.abs(wanted).max() / 127
-        return bool(np.abs(found - wanted).max() <= (step / 2 * 1.001 if int8 else 0))
+        return bool(np.abs(found - wanted).max() <= (step / 2 * steps * 1.001 if int8 else 0))
 
     for name, theirs in (("word", "word"), ("position", "position"), ("type", "token_type")):
         found = tensors[f"embeddings.{name}"]
@@ -66,17 +67,17 @@ def test_file_holds_the_checkpoint(dtype: str, directory: Path, tmp_path: Path) 
             columns = slice(64 * part + 16 * head, 64 * part + 16 * head + 6)
             rows = slice(6 * head, 6 * head + 6)
             weight = source[f"{theirs}.attention.self.{name}.weight"]
-            assert near(qkv[columns], weight[rows])
+            assert near(qkv[columns], weight[rows], 2.0)
             assert np.array_equal(tensors[f"{layer}.attention.qkv.bias"][columns], source[f"{theirs}.attention.self.{name}.bias"][rows])
             assert not qkv[columns.stop : columns.start + 16].any()
     output = dense(tensors, f"{layer}.attention.output", int8)[:HIDDEN]
     weight = source[f"{theirs}.attention.output.dense.weight"]
-    assert near(output[:, 0:6], weight[:, :6])
-    assert near(output[:, 16:22], weight[:, 6:])
+    assert near(output[:, 0:6], weight[:, :6], 2.0)
+    assert near(output[:, 16:22], weight[:, 6:], 2.0)
     assert not output[:, 6:16].any()
     for name, dense_name, outputs, inputs in (("in", "intermediate", INNER, HIDDEN), ("out", "output", HIDDEN, INNER)):
         found = dense(tensors, f"{layer}.ffn.{name}", int8)
-        assert near(found[:outputs, :inputs], source[f"{theirs}.{dense_name}.dense.weight"])
+        assert near(found[:outputs, :inputs], source[f"{theirs}.{dense_name}.dense.weight"], 2.0)
         assert np.array_equal(tensors[f"{layer}.ffn.{name}.bias"][:outputs], source[f"{theirs}.{dense_name}.dense.bias"])
     for name, norm in (
         ("embeddings.norm", "embeddings"),

@@ -114,6 +114,19 @@ def test_wrong_shape_dtype_name_and_field_are_refused(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_weights_that_break_the_pair_rule_are_refused(tmp_path: Path) -> None:
+    config, path = small_config(), tmp_path / "m.tbrt"
+    tensors = small_tensors(config)
+    name = "layers.0.ffn.in.weight"
+    for pair, good in (((64, 64), True), ((127, 1), True), ((127, -127), True), ((127, 2), False), ((-65, -64), False)):
+        tensors[name][1, 2, 3, 2:] = pair
+        if good:
+            write_model(path, config, tensors, {})
+        else:
+            with pytest.raises(ValueError, match=r"layers\.0\.ffn\.in\.weight.*pair rule"):
+                write_model(path, config, tensors, {})
+
+
 def test_document_lists_the_config_fields() -> None:
     assert config_table() in DOCUMENT.read_text(encoding="utf-8")
 

@@ -25,6 +25,22 @@ def random(*shape: int, scale: float = 1.0) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
 
 
+def aligned(size: int, value: int) -> np.ndarray:
+    """uint8 (size,), 64-byte aligned, filled."""
+    memory = np.full(size + 64, value, np.uint8)
+    start = -at(memory) % 64
+    return memory[start : start + size]
+
+
+def pair_rule(weights: np.ndarray) -> np.ndarray:
+    """int8 weights of which neighbours of one sign add up to at most 128: what is over is taken from the second one."""
+    pairs = weights.reshape(-1, 2).copy()
+    same = np.sign(pairs[:, 0]) == np.sign(pairs[:, 1])
+    room = 128 - np.abs(pairs[:, 0])
+    pairs[same, 1] = np.clip(pairs[same, 1], -room[same], room[same])
+    return pairs.reshape(weights.shape).astype(np.int8)
+
+
 def tolerance(depth: int, magnitude: float) -> float:
     """Float32 rounding of a sum of `depth` products that add up to `magnitude` in absolute value."""
     return float(np.finfo(np.float32).eps * (depth + 4) * magnitude)
@@ -39,6 +55,14 @@ def test_exp2_has_its_stated_relative_error(kernels: Functions) -> None:
     kernels("map_exp2", x.size, at(x), at(y))
     exact = np.exp2(x.astype(np.float64))
     assert np.abs(y / exact - 1).max() < 2.5e-7
+
+
+def test_log2_has_its_stated_error(kernels: Functions) -> None:
+    x = np.concatenate([np.linspace(0.4, 3, 1 << 15), np.exp2(np.linspace(-100, 100, 1 << 12))]).astype(np.float32)
+    y = np.empty_like(x)
+    kernels("map_log2", x.size, at(x), at(y))
+    exact = np.log2(x.astype(np.float64))
+    assert (np.abs(y - exact) <= 4e-7 + np.finfo(np.float32).eps * np.abs(exact)).all()
 
 
 @pytest.mark.parametrize(
@@ -115,8 +139,8 @@ def test_int8_tile_is_exact(kernels: Functions, rows: int, groups: int, request:
     columns = level_by_name(request.node.callspec.params["kernels"]).tile_int8[1]
     rng = np.random.default_rng(rows * 1000 + groups)
     a = rng.integers(0, 256, (rows, groups * 4), np.uint8)
-    b = rng.integers(-127, 128, (columns, groups, 16, 4)).astype(np.int8)
-    a[0], b[0, :, 0] = 255, 127  # the largest sum: 16-bit accumulators would saturate
+    b = pair_rule(rng.integers(-127, 128, (columns, groups, 16, 4)))
+    a[0], b[0, :, 0], b[0, :, 1] = 255, [64, 64, 127, 1], [-127, -1, -64, -64]  # the largest sums that 16 bits must hold
     out = np.empty((rows, columns * 16), np.int32)
     arguments = np.array([at(a), groups * 4, at(b), groups * 64, groups, rows, at(out), columns * 64], np.int64)
     kernels("int8_product", at(arguments))
@@ -237,6 +261,53 @@ def test_attention_head(kernels: Functions, tokens: int, head_size: int) -> None
     assert np.abs(out - exact).max() < 5e-6 * np.abs(v64).max()
 
 
+@pytest.mark.parametrize("tokens", [*EDGES, 64, 128, 130, 300])
+@pytest.mark.parametrize("head_size", [16, 26, 32, 48, 64, 80])
+def test_attention_head_int8(kernels: Functions, tokens: int, head_size: int) -> None:
+    """Near the exact softmax of the unquantized heads, within what the steps of the quantized operands allow."""
+    width = -(-head_size // 16) * 16
+    padded = -(-tokens // 16) * 16
+    q, k, v = (np.zeros((padded, width), np.float32) for _ in range(3))
+    for index, array in enumerate((q, k, v)):
+        array[:tokens, :head_size] = random(tokens, head_size, index + 1)[:, :, 0] * 2
+        array[tokens:] = np.nan  # what lies behind a text must not matter
+    v[: tokens // 3] *= np.float32(1e-3)  # tokens of small values
+    v[tokens // 2 : tokens // 2 + 1] = 0
+    out = np.zeros((tokens, width), np.float32)
+    scratch = aligned(kernels("attention_int8_bytes", padded, width) + 64, 7)
+    scale = float(np.float32(1 / np.sqrt(head_size)))
+    kernels("attention_head_int8", at(q), at(k), at(v), tokens, width, scale, at(out), width * 4, at(scratch))
+    assert (scratch[-64:] == 7).all(), "the kernel wrote behind its scratch"
+    q64, k64, v64 = (array[:tokens].astype(np.float64) for array in (q, k, v))
+    scores = q64 @ k64.T * scale
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    weights /= weights.sum(1, keepdims=True)
+    step_q, step_k = np.ptp(q64, 1, keepdims=True) / 255, np.maximum(np.abs(k64).max(1), np.abs(k64[:, ::2] + k64[:, 1::2]).max(1)) / 127
+    step_v = np.abs(v64).max(1) / 64
+    # Errors of a score: half a step of each operand, as independent random variables, eight standard deviations.
+    noise = scale / np.sqrt(12) * np.sqrt(step_q**2 * (k64**2).sum(1) + step_k**2 * (q64**2).sum(1, keepdims=True))
+    in_scores = weights @ np.abs(v64) * (np.exp(8 * noise.max()) - 1)
+    in_weights = (weights * step_v).max(1, keepdims=True) * 64 / 510 * tokens**0.5 * 8
+    in_values = np.sqrt(weights**2 @ (step_v[:, None] ** 2) / 12) * 8
+    assert (np.abs(out - weights @ v64) <= in_scores + in_weights + in_values + 1e-6).all()
+
+
+def test_attention_int8_is_its_integers(kernels: Functions) -> None:
+    """Operands that quantize without error: the context is a plain mean, and a key that is far away does not count."""
+    tokens, width = 37, 32
+    q = np.zeros((48, width), np.float32)
+    k, v = q.copy(), q.copy()
+    v[:tokens] = np.random.default_rng(1).integers(-64, 65, (tokens, width))
+    v[:tokens, 0] = 64
+    out = np.zeros((tokens, width), np.float32)
+    scratch = aligned(kernels("attention_int8_bytes", 48, width), 0)
+    kernels("attention_head_int8", at(q), at(k), at(v), tokens, width, 1.0, at(out), width * 4, at(scratch))
+    assert np.abs(out - v[:tokens].astype(np.float64).mean(0)).max() < 1e-4
+    q[:tokens, 3], k[5, 3] = 255.0, 127.0
+    kernels("attention_head_int8", at(q), at(k), at(v), tokens, width, 1.0, at(out), width * 4, at(scratch))
+    assert np.abs(out - v[5]).max() < 1e-4
+
+
 # ---------------------------------------------------------------- the promise
 
 
@@ -265,6 +336,9 @@ def test_every_level_gives_the_same_bytes() -> None:
         context = np.empty((37, 32), np.float32)
         scratch = np.zeros(kernels("attention_bytes", 64, 32) // 4, np.float32)
         kernels("attention_head", at(heads[0]), at(heads[1]), at(heads[2]), 37, 32, 0.17, at(context), 128, at(scratch), 64)
-        results += [y, product, q, scales, zeros, context]
+        context_int8 = np.empty((37, 32), np.float32)
+        scratch = aligned(kernels("attention_int8_bytes", 48, 32), 0)
+        kernels("attention_head_int8", at(heads[0]), at(heads[1]), at(heads[2]), 37, 32, 0.17, at(context_int8), 128, at(scratch))
+        results += [y, product, q, scales, zeros, context, context_int8]
         digests.add(hashlib.sha256(b"".join(each.tobytes() for each in results)).hexdigest())
     assert len(digests) == 1

@@ -207,8 +207,9 @@ def metadata_not_first(header: Header) -> Header:
 
 
 text_case("checkpoint_not_converted", errors.WrongFormatError, "('pt')", '"format":"tbrt"', '"format":"pt"')
-text_case("later_version", errors.UnsupportedVersionError, "version 2, this release reads version 1", '"version":"1"', '"version":"2"')
-text_case("version_is_no_number", errors.UnsupportedVersionError, "this release reads version 1", '"version":"1"', '"version":"x"')
+text_case("later_version", errors.UnsupportedVersionError, "version 3, this release reads version 2", '"version":"2"', '"version":"3"')
+text_case("earlier_version", errors.UnsupportedVersionError, "convert the checkpoint again", '"version":"2"', '"version":"1"')
+text_case("version_is_no_number", errors.UnsupportedVersionError, "this release reads version 2", '"version":"2"', '"version":"x"')
 
 
 # ---------------------------------------------------------------- the list of tensors

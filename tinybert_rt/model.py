@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from tinybert_rt.encoder.structs import GROUP_TEXTS
 from tinybert_rt.engine.arguments import between, caller_stack_level, integer, integers, one_of
+from tinybert_rt.engine.cpus import check_threads
 from tinybert_rt.engine.library import Library, ffi, load_library
 from tinybert_rt.engine.modelfile import ModelFile, PathOrBytes
 from tinybert_rt.engine.session import SessionPool, address
 from tinybert_rt.engine.texts import Text, TokenScratch, batches, encode_error, text_iterator, utf8
-from tinybert_rt.engine.threads import check_threads
 from tinybert_rt.errors import CancelledError, InvalidArgumentError, TruncationWarning
 from tinybert_rt.format.layout import POOLINGS
 from tinybert_rt.text.limits import TRUNCATIONS

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinybert_rt.format.layout import COLUMN_MULTIPLE, DEPTH_GROUP, LANES, pad
+from tinybert_rt.format.layout import COLUMN_MULTIPLE, DEPTH_GROUP, LANES, MAX_PAIR_SUM, pad
+from tinybert_rt.format.writer import pair_sums
 
 LARGEST = 127
 
@@ -34,6 +35,32 @@ def quantize_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     divisor = np.where(scale > 0, scale, 1).astype(np.float64)
     quantized = np.rint(values.astype(np.float64) / divisor[:, None])
     return np.clip(quantized, -LARGEST, LARGEST).astype(np.int8), scale
+
+
+def quantize_columns(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric int8 for a linear layer, one scale per output, under the pair rule of FORMAT.md.
+
+    Of the inputs 2i and 2i + 1, the values of one sign add up to at most MAX_PAIR_SUM in magnitude: scale = the larger one of
+    max |w| / 127 and the largest such sum / MAX_PAIR_SUM, value = w / scale rounded half to even; where rounding breaks the
+    rule, the value of the pair that was rounded up more is one less.
+
+    Args:
+        weight: float (outputs, inputs), finite.
+
+    Returns int8 (outputs, inputs) within −127…127 and float32 (outputs,) scales; a row of zeros has scale 0.
+    """
+    outputs, inputs = weight.shape
+    exact = np.zeros((outputs, pad(inputs, 2)), np.float64)
+    exact[:, :inputs] = weight
+    sums = np.maximum(pair_sums(exact), pair_sums(-exact)).max(axis=1, initial=0.0)
+    scale = np.maximum(np.abs(exact).max(axis=1, initial=0.0) / LARGEST, sums / MAX_PAIR_SUM).astype(np.float32)
+    exact /= np.where(scale > 0, scale, 1).astype(np.float64)[:, None]
+    quantized = np.clip(np.rint(exact), -LARGEST, LARGEST)
+    for sign in (1, -1):
+        excess = (sign * (quantized - exact)).reshape(outputs, -1, 2)
+        rows, pairs = np.nonzero(pair_sums(sign * quantized) > MAX_PAIR_SUM)
+        quantized[rows, 2 * pairs + excess[rows, pairs].argmax(axis=1)] -= sign
+    return quantized[:, :inputs].astype(np.int8), scale
 
 
 def quantization_error(values: np.ndarray, quantized: np.ndarray, scale: np.ndarray) -> QuantizationError:
@@ -111,7 +138,7 @@ def linear_tensors(
         return tensors, []
     blocks, scales, sums, errors = [], [], [], []
     for weight in weights:
-        quantized, scale = quantize_rows(weight)
+        quantized, scale = quantize_columns(weight)
         errors.append(quantization_error(weight, quantized, scale))
         blocks.append(block_int8(quantized))
         scales.append(pad_vector(scale, COLUMN_MULTIPLE))

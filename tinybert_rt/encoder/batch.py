@@ -9,14 +9,16 @@ from __future__ import annotations
 import numpy as np
 
 from tinybert_rt.encoder.forward import forward
-from tinybert_rt.encoder.structs import Session
-from tinybert_rt.encoder.team import barrier
+from tinybert_rt.encoder.structs import STAGES, Session
+from tinybert_rt.encoder.team import give_job, mark, meet, wait_for_job
 from tinybert_rt.errors import InvalidArgumentError, TokenIdError
 from tinybert_rt.kernels.jit import kernel
 from tinybert_rt.kernels.memory import atomic_add, load_i32, load_i64, load_u8, store_i32, store_i64, store_u8
 from tinybert_rt.text.sequence import tokenize
 
 _NEXT_CHUNK_OFFSET = Session.fields["next_chunk"].offset
+_TOKENIZE = STAGES.index("tokenize")
+_NOTHING = -1
 _BAD_ID = TokenIdError.code
 _BAD_ARGUMENT = InvalidArgumentError.code
 
@@ -151,27 +153,51 @@ def _cut_chunks(session, request):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def encode_group(session, request, worker):  # type: ignore[no-untyped-def]
-    """Encode as many texts of the request as fit one group; called by every worker of the session with its number.
+def encode_group(session, request):
+    """Encode as many texts of the request as fit one group, with the session's helpers.
 
     request.done says how many texts (from the first) are finished; on an error request.status and request.item say what
     is wrong with which text, and the texts before it are finished. Returns request.status.
     """
-    workers = session.workers
-    if worker == 0:
-        request.status = 0
-        request.item = -1
-        request.done = 0
-        _check_request(session, request)
-        if request.status == 0:
-            if request.texts != 0:
-                _tokenize_group(session, request)
-            else:
-                _check_ids(session, request)
-        _cut_chunks(session, request)
-    barrier(session, workers)
-    chunks = session.n_chunks
+    local = session.locals[0]
+    mark(local, _NOTHING)
+    request.status = 0
+    request.item = -1
+    request.done = 0
+    _check_request(session, request)
+    if request.status == 0:
+        if request.texts != 0:
+            _tokenize_group(session, request)
+        else:
+            _check_ids(session, request)
+    _cut_chunks(session, request)
+    mark(local, _TOKENIZE)
+    if session.workers > 1 and request.done > 0:
+        session.request = request
+        give_job(session)
+        _run_chunks(session, request, np.int64(0), session.workers)
+    else:
+        _run_chunks(session, request, np.int64(0), np.int64(1))
+    return request.status
+
+
+@kernel
+def serve(session, worker):
+    """A helper's life: it takes part in each job of the session, and returns 0 when the session is closed."""
     local = session.locals[worker]
+    done = np.int64(0)
+    while True:
+        done = wait_for_job(session, local, done)
+        if session.closing != 0:
+            return 0
+        _run_chunks(session, session.request, worker, session.workers)
+
+
+@kernel
+def _run_chunks(session, request, worker, workers):  # type: ignore[no-untyped-def]
+    """This worker's part of the group's chunks; returns when all workers are done."""
+    local = session.locals[worker]
+    chunks = session.n_chunks
     if workers == 1 or chunks >= 4 * workers or (chunks >= workers and chunks % workers == 0):
         part = session.slices[worker]
         # np.int64: a literal would make Numba compile another encoder for it.
@@ -185,5 +211,4 @@ def encode_group(session, request, worker):  # type: ignore[no-untyped-def]
             first = load_i64(session.chunks + 8 * chunk)
             last = load_i64(session.chunks + 8 * (chunk + 1))
             forward(session, request, session.slices[0], local, first, last, worker, workers)
-    barrier(session, workers)
-    return request.status
+    meet(session, local, workers, _NOTHING)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinybert_rt.encoder.team import barrier, share
+from tinybert_rt.encoder.structs import ROWS_APART, STAGES
+from tinybert_rt.encoder.team import meet, share
 from tinybert_rt.errors import NonFiniteResultError
 from tinybert_rt.format.layout import POOLINGS, WEIGHT_DTYPES
 from tinybert_rt.kernels.attention import attention_head
+from tinybert_rt.kernels.attention_int8 import attention_head_int8
 from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.linear import PLAIN, RESIDUAL, linear_float, linear_int8
 from tinybert_rt.kernels.memory import load_f32, load_i32, load_i64, load_u8, store_f32, store_i64
@@ -32,26 +34,43 @@ _INT8 = WEIGHT_DTYPES["int8"]
 _CLS = POOLINGS["cls"]
 _MEAN = POOLINGS["mean"]
 _NON_FINITE = NonFiniteResultError.code
+_NOTHING = -1
+_EMBED, _QKV, _ATTENTION, _QUANTIZE_CONTEXT, _ATTENTION_OUTPUT, _NORM, _FFN_IN, _QUANTIZE_INNER, _FFN_OUT, _POOL = (
+    STAGES.index(name)
+    for name in (
+        "embed",
+        "qkv",
+        "attention",
+        "quantize context",
+        "attention output",
+        "norm",
+        "ffn in",
+        "quantize inner",
+        "ffn out",
+        "pool",
+    )
+)
 _F = np.float32
 
 
 @inline
-def _linear(session, local, x, x_stride, scales, zeros, rows, weights, target, epilogue, worker, workers):  # type: ignore[no-untyped-def]
-    """This worker's columns of a linear layer, int8 or float as the model is."""
+def _linear(session, local, x, x_stride, scales, zeros, rows, weights, target, epilogue, rank, team):  # type: ignore[no-untyped-def]
+    """This worker's share of the columns of a linear layer, int8 or float as the model is; `rank` is its number in the team."""
     tile = local.tile
     blocks = weights.outputs >> 4
     if session.model.weight_dtype == _INT8:
-        first, last = share(blocks // INT8_COLUMNS, worker, workers)
+        first, last = share(blocks // INT8_COLUMNS, rank, team)
         linear_int8(x, x_stride, scales, zeros, rows, weights, first * INT8_COLUMNS, last * INT8_COLUMNS, target, epilogue, tile)
     else:
-        first, last = share(blocks // FLOAT_COLUMNS, worker, workers)
+        first, last = share(blocks // FLOAT_COLUMNS, rank, team)
         linear_float(x, x_stride, rows, weights, first * FLOAT_COLUMNS, last * FLOAT_COLUMNS, target, epilogue, tile)
 
 
 @inline
-def _target_rows(target, out, width, residual):  # type: ignore[no-untyped-def]
-    target.out = out
-    target.residual = residual
+def _target_rows(target, out, width, residual, row):  # type: ignore[no-untyped-def]
+    """Rows of `width` from number `row` on, of the outputs at `out` and the residual, if any."""
+    target.out = out + row * width * 4
+    target.residual = residual + row * width * 4
     target.row_stride = width * 4
     target.part_blocks = width >> 4
     target.part_stride = 0
@@ -60,8 +79,8 @@ def _target_rows(target, out, width, residual):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _target_heads(target, session, out, rows):  # type: ignore[no-untyped-def]
-    target.out = out
+def _target_heads(target, session, out, rows, row):  # type: ignore[no-untyped-def]
+    target.out = out + row * session.head_width * 4
     target.residual = 0
     target.row_stride = session.head_width * 4
     target.part_blocks = session.context_width >> 4
@@ -121,112 +140,85 @@ def _attend(session, local, part, rows, worker, workers):  # type: ignore[no-unt
         start = load_i64(part.row_starts + 8 * text)
         tokens = load_i64(part.row_starts + 8 * (text + 1)) - start
         queries = part.heads + (head * rows + start) * head_width * 4
-        attention_head(
-            queries,
-            queries + part_bytes,
-            queries + 2 * part_bytes,
-            tokens,
-            head_width,
-            scale,
-            part.context + start * context_stride + head * head_width * 4,
-            context_stride,
-            local.attention,
-            session.attention_tokens,
-        )
+        keys = queries + part_bytes
+        values = keys + part_bytes
+        out = part.context + start * context_stride + head * head_width * 4
+        if model.weight_dtype == _INT8:
+            attention_head_int8(queries, keys, values, tokens, head_width, scale, out, context_stride, local.attention)
+        else:
+            attention_head(queries, keys, values, tokens, head_width, scale, out, context_stride, local.attention, session.attention_tokens)
 
 
 @kernel
 def _layer(session, local, part, layer, rows, worker, workers):  # type: ignore[no-untyped-def]
-    """One encoder layer; part.x and its quantized form are input and output."""
+    """One encoder layer; part.x and its quantized form are input and output.
+
+    With many rows, each worker takes its own through everything but attention, and all meet before and after that. With few,
+    a team shares the columns of each linear layer, so that each weight is read by one worker, and meets after every step.
+    """
     model = session.model
     target = local.target
     width = model.hidden_width
     int8 = model.weight_dtype == _INT8
-    first, last = share(rows, worker, workers)
     q_width = session.q_width
+    row, end, rank, team = np.int64(0), rows, worker, workers
+    first, last = share(rows, worker, workers)
+    inner = part
+    if workers > 1 and rows >= ROWS_APART * workers:
+        row, end, rank, team = first, last, np.int64(0), np.int64(1)
+        inner = session.slices[worker]
 
     x = part.q if int8 else part.x
     x_stride = q_width if int8 else width * 4
-    _target_heads(target, session, part.heads, rows)
-    _linear(session, local, x, x_stride, part.scales, part.zeros, rows, layer.qkv, target, PLAIN, worker, workers)
-    barrier(session, workers)
+    at = row * x_stride
+    scales = part.scales + 4 * row
+    zeros = part.zeros + 4 * row
+    _target_heads(target, session, part.heads, rows, row)
+    _linear(session, local, x + at, x_stride, scales, zeros, end - row, layer.qkv, target, PLAIN, rank, team)
+    meet(session, local, workers, _QKV)
     _attend(session, local, part, rows, worker, workers)
-    barrier(session, workers)
+    meet(session, local, workers, _ATTENTION)
+
     context_width = session.context_width
     _quantize_rows(model, part.context, context_width, part, q_width, first, last)
-    barrier(session, workers)
-    context = part.q if int8 else part.context
+    meet(session, local, team, _QUANTIZE_CONTEXT)
+    context = part.q + row * q_width if int8 else part.context + row * context_width * 4
     context_stride = q_width if int8 else context_width * 4
-    _target_rows(target, part.x, width, part.x)
-    _linear(
-        session,
-        local,
-        context,
-        context_stride,
-        part.scales,
-        part.zeros,
-        rows,
-        layer.attention_output,
-        target,
-        RESIDUAL,
-        worker,
-        workers,
-    )
-    barrier(session, workers)
+    _target_rows(target, part.x, width, part.x, row)
+    _linear(session, local, context, context_stride, scales, zeros, end - row, layer.attention_output, target, RESIDUAL, rank, team)
+    meet(session, local, team, _ATTENTION_OUTPUT)
     _norm_rows(session, part, layer.attention_norm, first, last)
-    barrier(session, workers)
+    meet(session, local, team, _NORM)
 
     inner_width = model.intermediate_width
-    for begin in range(0, rows, session.inner_rows):
-        count = min(session.inner_rows, rows - begin)
-        _target_rows(target, part.inner, inner_width, 0)
-        _linear(
-            session,
-            local,
-            x + begin * x_stride,
-            x_stride,
-            part.scales + 4 * begin,
-            part.zeros + 4 * begin,
-            count,
-            layer.ffn_in,
-            target,
-            model.activation,
-            worker,
-            workers,
-        )
-        barrier(session, workers)
+    inner_x = inner.inner_q if int8 else inner.inner
+    inner_stride = inner_width if int8 else inner_width * 4
+    for begin in range(row, end, session.inner_rows):
+        count = min(session.inner_rows, end - begin)
+        at = begin * x_stride
+        scales = part.scales + 4 * begin
+        zeros = part.zeros + 4 * begin
+        _target_rows(target, inner.inner, inner_width, 0, 0)
+        _linear(session, local, x + at, x_stride, scales, zeros, count, layer.ffn_in, target, model.activation, rank, team)
+        meet(session, local, team, _FFN_IN)
         if int8:
-            first_inner, last_inner = share(count, worker, workers)
-            for row in range(first_inner, last_inner):
-                quantize_row(
-                    part.inner + row * inner_width * 4,
-                    inner_width,
-                    part.inner_q + row * inner_width,
-                    part.inner_scales + 4 * row,
-                    part.inner_zeros + 4 * row,
-                )
-            barrier(session, workers)
-        inner = part.inner_q if int8 else part.inner
-        inner_stride = inner_width if int8 else inner_width * 4
-        x_rows = part.x + begin * width * 4
-        _target_rows(target, x_rows, width, x_rows)
-        _linear(
-            session,
-            local,
-            inner,
-            inner_stride,
-            part.inner_scales,
-            part.inner_zeros,
-            count,
-            layer.ffn_out,
-            target,
-            RESIDUAL,
-            worker,
-            workers,
-        )
-        barrier(session, workers)
+            _quantize_inner(inner, inner_width, count, rank, team)
+            meet(session, local, team, _QUANTIZE_INNER)
+        _target_rows(target, part.x, width, part.x, begin)
+        scales = inner.inner_scales
+        zeros = inner.inner_zeros
+        _linear(session, local, inner_x, inner_stride, scales, zeros, count, layer.ffn_out, target, RESIDUAL, rank, team)
+        meet(session, local, team, _FFN_OUT)
     _norm_rows(session, part, layer.ffn_norm, first, last)
-    barrier(session, workers)
+    meet(session, local, team, _NORM)
+
+
+@inline
+def _quantize_inner(inner, width, rows, rank, team):  # type: ignore[no-untyped-def]
+    first, last = share(rows, rank, team)
+    for row in range(first, last):
+        scale = inner.inner_scales + 4 * row
+        quantize_row(inner.inner + row * width * 4, width, inner.inner_q + row * width, scale, inner.inner_zeros + 4 * row)
 
 
 @kernel
@@ -286,14 +278,15 @@ def forward(session, request, part, local, first_text, last_text, worker, worker
             store_i64(part.row_starts + 8 * (text - first_text), rows)
             rows += load_i64(request.id_offsets + 8 * (text + 1)) - load_i64(request.id_offsets + 8 * text)
         store_i64(part.row_starts + 8 * (last_text - first_text), rows)
-    barrier(session, workers)
+    meet(session, local, workers, _NOTHING)
     rows = load_i64(part.row_starts + 8 * (last_text - first_text))
     first, last = share(rows, worker, workers)
     _embed(session, request, part, first, last)
     _norm_rows(session, part, model.embedding_norm, first, last)
-    barrier(session, workers)
+    meet(session, local, workers, _EMBED)
     for index in range(model.num_layers):
         _layer(session, local, part, model.layers[index], rows, worker, workers)
+    meet(session, local, workers, _NOTHING)
     for text in range(worker, last_text - first_text, workers):
         _finish_text(session, request, part, text, local.pooled)
-    barrier(session, workers)
+    meet(session, local, workers, _POOL)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinybert_rt.encoder.structs import GROUP_TEXTS, GROUP_TOKENS, INNER_ROWS, SMALLEST_CHUNK, Slice, Worker
+from tinybert_rt.encoder.structs import GROUP_TEXTS, GROUP_TOKENS, INNER_ROWS, SEMAPHORE_BYTES, SMALLEST_CHUNK, Slice, Worker
+from tinybert_rt.format.layout import WEIGHT_DTYPES
 from tinybert_rt.kernels.attention import attention_bytes
+from tinybert_rt.kernels.attention_int8 import attention_int8_bytes
 from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.memory import store_f32
 from tinybert_rt.kernels.panels import FLOAT_COLUMNS, FLOAT_ROWS, INT8_COLUMNS, INT8_ROWS, NARROW_COLUMNS
@@ -17,6 +19,7 @@ _KEY_MULTIPLE = 16 * NARROW_COLUMNS
 _SLICE_BYTES = Slice.size
 _WORKER_BYTES = Worker.size
 _ZERO = np.float32(0.0)
+_INT8 = WEIGHT_DTYPES["int8"]
 _slices_at = struct_at(Slice)
 _workers_at = struct_at(Worker)
 
@@ -59,6 +62,11 @@ def plan_session(session, model, arena, workers):  # type: ignore[no-untyped-def
     session.next_chunk = 0
     session.barrier_count = 0
     session.barrier_generation = 0
+    session.job = 0
+    session.closing = 0
+    session.yield_thread = 0
+    session.sleep_thread = 0
+    session.wake_thread = 0
 
     cursor = arena
     slices = cursor
@@ -128,12 +136,19 @@ def _clear_padding(session, model, part):
 def _plan_worker(session, model, worker, cursor, place):  # type: ignore[no-untyped-def]
     tile = cursor
     attention = _take(tile, TILE_BYTES)
-    pooled = _take(attention, attention_bytes(session.attention_tokens, session.head_width))
+    if model.weight_dtype == _INT8:
+        pooled = _take(attention, attention_int8_bytes(session.attention_tokens, session.head_width))
+    else:
+        pooled = _take(attention, attention_bytes(session.attention_tokens, session.head_width))
     text = _take(pooled, model.hidden_width * 4)
-    end = _take(text, WORD_SCRATCH_BYTES)
+    semaphore = _take(text, WORD_SCRATCH_BYTES)
+    end = _take(semaphore, SEMAPHORE_BYTES)
     if place:
         worker.tile = tile
         worker.attention = attention
         worker.pooled = pooled
         worker.text = text
+        worker.trace = 0
+        worker.semaphore = semaphore
+        worker.asleep = 0
     return end

@@ -46,10 +46,40 @@ Slice = Struct(
     ],
 )
 
-# What belongs to one worker alone.
+STAGES = (
+    "tokenize",
+    "embed",
+    "qkv",
+    "attention",
+    "quantize context",
+    "attention output",
+    "norm",
+    "ffn in",
+    "quantize inner",
+    "ffn out",
+    "pool",
+    "wait",
+)
+"""What a worker does, as `mark` counts it; `bench.stages` shows the times."""
+
+SEMAPHORE_BYTES = 64
+"""Room for the operating system's semaphore that a worker sleeps on."""
+
+# What belongs to one worker alone. asleep: 1 while it sleeps, or is about to, on its semaphore. trace: 0, or int64
+# [1 + stages]: the clock at the last mark, and the ticks of each stage.
 Worker = Struct(
     "tbrt_worker",
-    [("tile", "ptr"), ("attention", "ptr"), ("pooled", "ptr"), ("text", "ptr"), ("target", Target), ("info", TokenizeInfo)],
+    [
+        ("tile", "ptr"),
+        ("attention", "ptr"),
+        ("pooled", "ptr"),
+        ("text", "ptr"),
+        ("semaphore", "ptr"),
+        ("trace", "ptr"),
+        ("asleep", "i64"),
+        ("target", Target),
+        ("info", TokenizeInfo),
+    ],
 )
 
 # One call: n_texts texts, as UTF-8 bytes with offsets, or as token ids with offsets; results into the caller's memory.
@@ -117,7 +147,14 @@ Session = Struct(
         ("next_chunk", "i64"),
         ("barrier_count", "i64"),
         ("barrier_generation", "i64"),
-        ("yield_thread", "ptr"),  # int (*)(void), or 0
+        ("request", PointerTo(Request)),  # of the job that the helpers work on
+        ("job", "i64"),  # number of jobs given out: a helper starts when it changes
+        ("closing", "i64"),
+        # The operating system's int (*)(void *): give up the processor (its argument is ignored), sleep on a worker's semaphore,
+        # and wake its sleeper. Without the last two, 0, helpers give up the processor instead of sleeping.
+        ("yield_thread", "ptr"),
+        ("sleep_thread", "ptr"),
+        ("wake_thread", "ptr"),
     ],
 )
 
@@ -126,6 +163,9 @@ SMALLEST_CHUNK = 128
 
 INNER_ROWS = 64
 """Rows of the feed-forward layer's inner activations that are alive at a time."""
+
+ROWS_APART = 16
+"""From so many rows for each worker on, workers take rows instead of columns."""
 
 GROUP_TOKENS = 8192
 """Tokens of one group of texts: the step of progress and cancellation."""

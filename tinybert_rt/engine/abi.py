@@ -78,10 +78,12 @@ FUNCTIONS: tuple[Function, ...] = (
     ),
     Function(
         "tbrt_encode",
-        (("session", Session), ("request", Request), ("worker", "i64")),
+        (("session", Session), ("request", Request)),
         "tinybert_rt.encoder.batch:encode_group",
         "encode",
     ),
+    Function("tbrt_serve", (("session", Session), ("worker", "i64")), "tinybert_rt.encoder.batch:serve", "encode"),
+    Function("tbrt_session_close", (("session", Session),), "tinybert_rt.encoder.team:close_session", "encode"),
     Function(
         "tbrt_tokenize",
         (("call", TokenizeCall), ("text", "text"), ("size", "i64"), ("pair", "text"), ("pair_size", "i64")),

@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tinybert_rt.engine.abi import UNITS
-from tinybert_rt.engine.threads import available_cpus
+from tinybert_rt.engine.cpus import available_cpus
 from tinybert_rt.errors import CompileError
 from tinybert_rt.isa.levels import IsaLevel, llvm_features
 

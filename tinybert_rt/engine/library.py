@@ -34,6 +34,8 @@ class Library:
 
     model_open: Any
     session_plan: Any
+    session_close: Any
+    serve: Any
     encode: Any
     tokenize: Any
 

@@ -10,26 +10,12 @@ from typing import Any
 import numpy as np
 
 from tinybert_rt.engine.library import Library, ffi
-from tinybert_rt.engine.threads import WorkerThreads
+from tinybert_rt.engine.threads import Helpers, prepare_waiting
 
 
 def address(array: np.ndarray) -> int:
     """The address of an array's first element."""
     return int(array.__array_interface__["data"][0])  # quicker than array.ctypes
-
-
-def _yield_function() -> int:
-    """The address of the C library's `sched_yield`, or 0 where it is not found."""
-    try:
-        finder = ffi.__class__()
-        finder.cdef("int sched_yield(void);")
-        library = finder.dlopen(None)
-        return int(finder.cast("intptr_t", library.sched_yield))
-    except (OSError, AttributeError):
-        return 0
-
-
-_SCHED_YIELD = _yield_function()
 
 
 class Session:
@@ -44,32 +30,27 @@ class Session:
         self._arena = np.empty(size + 64, np.uint8)
         start = -(-address(self._arena) // 64) * 64
         library.session_plan(self.struct, model, start, workers)
-        self.struct.yield_thread = _SCHED_YIELD
-        self._threads = WorkerThreads(workers) if workers > 1 else None
-        if self._threads is not None:
-            weakref.finalize(self, _close_threads, self._threads, os.getpid())
         self._process = os.getpid()
+        self._alone = workers == 1
+        if not self._alone:
+            prepare_waiting(self.struct)
+            helpers = Helpers(library, self.struct, self._arena)
+            weakref.finalize(self, _close, helpers, self._process)
 
     @property
     def usable(self) -> bool:
         """False in a child process that inherited the session without its threads."""
-        return self._threads is None or self._process == os.getpid()
+        return self._alone or self._process == os.getpid()
 
     def run(self) -> int:
         """Encode one group of the request; returns the status."""
-        if self._threads is None:
-            return int(self.library.encode(self.struct, self.request, 0))
-        self._threads.run(self._run_worker)
-        return int(self.request.status)
-
-    def _run_worker(self, worker: int) -> None:
-        self.library.encode(self.struct, self.request, worker)
+        return int(self.library.encode(self.struct, self.request))
 
 
-def _close_threads(threads: WorkerThreads, process: int) -> None:
+def _close(helpers: Helpers, process: int) -> None:
     """End a session's threads; a child of a fork has none of them."""
     if process == os.getpid():
-        threads.close()
+        helpers.close()
 
 
 class SessionPool:

@@ -10,7 +10,7 @@ from tinybert_rt.config import COLUMN_MULTIPLE as COLUMN_MULTIPLE
 from tinybert_rt.config import LANES as LANES
 
 FORMAT_NAME = "tbrt"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ALIGNMENT = 64
 """Every tensor starts at, and is as long as, a multiple of this many bytes."""
 
@@ -31,6 +31,9 @@ MAX_PIECES_BYTES = 1 << 28
 
 DEPTH_GROUP = 4
 """Input values of one int8 weight group."""
+
+MAX_PAIR_SUM = 128
+"""The pair rule: of the int8 weights of inputs 2i and 2i + 1 of a column, those of one sign add up to at most this."""
 
 # The int32 tensor "config": field i is CONFIG_FIELDS[i]; the rest of its CONFIG_SIZE elements is zero.
 CONFIG_SIZE = 64

@@ -1,6 +1,6 @@
 """The header of a model file: a parser of exactly one form of JSON, the one that `writer` writes. See FORMAT.md.
 
-    {"__metadata__":{"format":"tbrt","version":"1","key":"value",…},"name":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},…}
+    {"__metadata__":{"format":"tbrt","version":"2","key":"value",…},"name":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},…}
 
 Every byte is printable ASCII, there are no spaces but those behind the last brace, and keys stand in this order.
 A position is a byte offset in the file; a scanning function returns the position behind what it read, or -1.

@@ -15,6 +15,7 @@ from tinybert_rt.format.layout import (
     FORMAT_NAME,
     FORMAT_VERSION,
     MAX_HEADER_BYTES,
+    MAX_PAIR_SUM,
     pad,
     tensor_specs,
 )
@@ -85,6 +86,17 @@ def _checked(name: str, tensors: dict[str, np.ndarray], dtype: str, shape: tuple
     array = np.asarray(tensors[name])
     if array.dtype != np.dtype(dtype) or array.shape != shape:
         raise ValueError(f"tensor {name!r} is {array.dtype} {array.shape}, the format wants {np.dtype(dtype)} {shape}")
+    if array.dtype == np.int8 and array.ndim == 4:
+        pairs = array.astype(np.int16)
+        if max(pair_sums(pairs).max(initial=0), pair_sums(-pairs).max(initial=0)) > MAX_PAIR_SUM:
+            raise ValueError(f"tensor {name!r} breaks the pair rule: neighbouring weights of one sign add up to more than {MAX_PAIR_SUM}")
     if array.nbytes % ALIGNMENT:
         raise ValueError(f"tensor {name!r} has {array.nbytes} bytes, no multiple of {ALIGNMENT}")
     return array
+
+
+def pair_sums(values: np.ndarray) -> np.ndarray:
+    """The sum of the positive ones of elements 2i and 2i + 1 of the last axis: (…, 2n) → (…, n)."""
+    positive = np.maximum(values, 0)
+    sums: np.ndarray = positive[..., ::2] + positive[..., 1::2]
+    return sums

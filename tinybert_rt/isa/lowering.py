@@ -2,17 +2,19 @@
 
 All of them work on 16 lanes of 32 bits. `dot4` adds to each int32 lane the sum of four products of neighbouring bytes:
 
-    acc[i] + sum(a[4*i + j] * b[4*i + j] for j in range(4))        a: u8, b: s8, exact, no saturation
+    acc[i] + sum(a[4*i + j] * b[4*i + j] for j in range(4))        a: u8, b: s8, exact
 
 | lowering    | instructions for 64 MACs                                  | needs                    |
 |-------------|-----------------------------------------------------------|--------------------------|
 | vpdpbusd512 | 1 vpdpbusd zmm                                            | AVX-512 VNNI             |
 | vpdpbusd256 | 2 vpdpbusd ymm                                            | AVX-VNNI                 |
-| avx2        | 4 vpmaddwd + 4 vpaddd on bytes widened to 16 bits         | AVX2                     |
+| avx2        | 2 vpmaddubsw + 2 vpmaddwd + 2 vpaddd                      | AVX2                     |
+| sse2        | 8 pmaddwd + 8 paddd on bytes that are widened to 16 bits  | SSE2                     |
 | portable    | 4 shifts, 4 products and 4 sums of 32 bits                | nothing                  |
 
-The AVX2 form never uses the saturating `vpmaddubsw`: even and odd bytes are split by shifts, so that `vpmaddwd` adds
-exact 16-bit products; the splits of a weight vector are shared by all rows of a tile.
+`vpmaddubsw` adds two products in 16 bits with saturation. It never saturates here, because of the **pair rule**: of the
+bytes b[2*i] and b[2*i + 1], those of one sign add up to at most 128 in magnitude, and 255·128 < 2**15. Weights obey it
+in the model file (FORMAT.md), keys and values of attention by the way they are quantized.
 """
 
 from __future__ import annotations
@@ -98,6 +100,12 @@ def spin_hint(builder: ir.IRBuilder) -> None:
         intrinsic(builder, "llvm.x86.sse2.pause", ir.VoidType(), [])
 
 
+def clock(builder: ir.IRBuilder) -> ir.Value:
+    """A counter of time that any program may read: the time-stamp counter, or AArch64's virtual counter."""
+    name = "llvm.readcyclecounter" if active().architecture == "x86_64" else "llvm.readsteadycounter"
+    return intrinsic(builder, name, I64, [])
+
+
 def _dot_vpdpbusd512(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
     bytes_type = ir.VectorType(I8, 64)
     return intrinsic(
@@ -108,10 +116,13 @@ def _dot_vpdpbusd512(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Va
     )
 
 
-def _by_halves(operation: Callable[..., ir.Value], builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
-    low, high = list(range(8)), list(range(8, 16))
-    halves = [operation(builder, *(shuffle(builder, each, None, lanes) for each in (acc, a, b))) for lanes in (low, high)]
-    return shuffle(builder, halves[0], halves[1], low + high)
+def _by_parts(operation: Callable[..., ir.Value], lanes: int, builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    """An operation on vectors of `lanes` lanes, applied to each part of 16."""
+    starts = range(0, LANES, lanes)
+    parts = [operation(builder, *(shuffle(builder, each, None, [*range(i, i + lanes)]) for each in (acc, a, b))) for i in starts]
+    while len(parts) > 1:
+        parts = [shuffle(builder, x, y, [*range(2 * x.type.count)]) for x, y in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
 
 
 def _dot_vpdpbusd256(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
@@ -121,24 +132,33 @@ def _dot_vpdpbusd256(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Va
         operands = [acc, builder.bitcast(a, bytes_type), builder.bitcast(b, bytes_type)]
         return intrinsic(builder, "llvm.x86.avx512.vpdpbusd.256", acc.type, operands)
 
-    return _by_halves(half, builder, acc, a, b)
+    return _by_parts(half, 8, builder, acc, a, b)
 
 
 def _dot_avx2(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    bytes_type, words = ir.VectorType(I8, 32), ir.VectorType(I16, 16)
+
     def half(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
-        words = ir.VectorType(I16, 16)
-        eight = constant_vector(I16, 8)
-        a16 = builder.bitcast(a, words)
-        b16 = builder.bitcast(b, words)
-        even_a = builder.and_(a16, constant_vector(I16, 255))
-        odd_a = builder.lshr(a16, eight)
-        even_b = builder.ashr(builder.shl(b16, eight), eight)
-        odd_b = builder.ashr(b16, eight)
-        for left, right in ((even_a, even_b), (odd_a, odd_b)):
-            acc = builder.add(acc, intrinsic(builder, "llvm.x86.avx2.pmadd.wd", acc.type, [left, right]))
+        operands = [builder.bitcast(each, bytes_type) for each in (a, b)]
+        pairs = intrinsic(builder, "llvm.x86.avx2.pmadd.ub.sw", words, operands)
+        return builder.add(acc, intrinsic(builder, "llvm.x86.avx2.pmadd.wd", acc.type, [pairs, constant_vector(I16, 1, 16)]))
+
+    return _by_parts(half, 8, builder, acc, a, b)
+
+
+def _dot_sse2(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    words = ir.VectorType(I16, 8)
+    eight = constant_vector(I16, 8, 8)
+
+    def quarter(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+        a16, b16 = builder.bitcast(a, words), builder.bitcast(b, words)
+        even = builder.and_(a16, constant_vector(I16, 255, 8)), builder.ashr(builder.shl(b16, eight), eight)
+        odd = builder.lshr(a16, eight), builder.ashr(b16, eight)
+        for left, right in (even, odd):
+            acc = builder.add(acc, intrinsic(builder, "llvm.x86.sse2.pmadd.wd", acc.type, [left, right]))
         return acc
 
-    return _by_halves(half, builder, acc, a, b)
+    return _by_parts(quarter, 4, builder, acc, a, b)
 
 
 def _dot_portable(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
@@ -153,6 +173,7 @@ _DOT: dict[str, Callable[..., ir.Value]] = {
     "vpdpbusd512": _dot_vpdpbusd512,
     "vpdpbusd256": _dot_vpdpbusd256,
     "avx2": _dot_avx2,
+    "sse2": _dot_sse2,
     "portable": _dot_portable,
 }
 

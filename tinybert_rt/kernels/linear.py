@@ -58,6 +58,7 @@ def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, 
     """
     groups = (weights.inputs + 3) >> 2
     block_stride = groups * 64
+    tile_stride = INT8_COLUMNS * 64
     out = target.out
     out_stride = target.row_stride
     residual = target.residual
@@ -66,7 +67,7 @@ def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, 
         panel = weights.weight + block * block_stride
         row = 0
         while row < rows:
-            done = int8_rows(rows - row, x + row * x_stride, x_stride, panel, block_stride, groups, tile)
+            done = int8_rows(rows - row, x + row * x_stride, x_stride, panel, block_stride, groups, tile, tile_stride)
             for j in range(INT8_COLUMNS):
                 column = (block + j) * 64
                 weight_scale = load_f32x16(weights.scale + column)

@@ -138,14 +138,25 @@ def atomic_store(typingctx, address, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def call_callback(typingctx, function):  # type: ignore[no-untyped-def]
-    """Call the C function `int f(void)` at an address."""
+def atomic_exchange(typingctx, address, value):  # type: ignore[no-untyped-def]
+    """Store to the int64 at an 8-byte aligned address; returns the value before. Sequentially consistent."""
 
     def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        function_type = ir.FunctionType(ir.IntType(32), [])
-        return builder.sext(builder.call(builder.inttoptr(arguments[0], function_type.as_pointer()), []), _I64)
+        pointer = address_to_pointer(builder, arguments[0], _I64)
+        return builder.atomic_rmw("xchg", pointer, arguments[1], "seq_cst")
 
-    return types.int64(types.int64), codegen
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def call_callback(typingctx, function, argument):  # type: ignore[no-untyped-def]
+    """Call the C function `int f(void *)` at an address."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        function_type = ir.FunctionType(ir.IntType(32), [_I64])
+        return builder.sext(builder.call(builder.inttoptr(arguments[0], function_type.as_pointer()), [arguments[1]]), _I64)
+
+    return types.int64(types.int64, types.int64), codegen
 
 
 @intrinsic
@@ -157,3 +168,13 @@ def spin_hint(typingctx):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(), codegen
+
+
+@intrinsic
+def clock(typingctx):  # type: ignore[no-untyped-def]
+    """A counter that rises evenly with time, in ticks of the machine's own length."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return lowering.clock(builder)
+
+    return types.int64(), codegen

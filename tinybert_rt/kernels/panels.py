@@ -14,30 +14,56 @@ FLOAT_ROWS, FLOAT_COLUMNS = active().tile_float
 NARROW_COLUMNS = min(FLOAT_COLUMNS, 2)
 """Column blocks of the narrower float tile, so that attention need not pad to the wide one."""
 
-_int8_full = int8_tile(INT8_ROWS, INT8_COLUMNS)
-_int8_4 = int8_tile(4, INT8_COLUMNS)
-_int8_2 = int8_tile(2, INT8_COLUMNS)
-_int8_1 = int8_tile(1, INT8_COLUMNS)
+
+def _int8_rows(columns):
+    """One int8 tile of at most `rows` ≥ 1 rows and `columns` column blocks, as a kernel that returns the number of rows done.
+
+    out: int32 [rows done][columns·16], rows `out_stride` bytes apart; the other arguments as in `tile.int8_tile`.
+    """
+    full = int8_tile(INT8_ROWS, columns)
+    four = int8_tile(4, columns)
+    two = int8_tile(2, columns)
+    one = int8_tile(1, columns)
+
+    @kernel
+    def int8_rows(rows, a, a_stride, b, b_block_stride, groups, out, out_stride):
+        if rows >= INT8_ROWS:
+            full(a, a_stride, b, b_block_stride, groups, out, out_stride)
+            return INT8_ROWS
+        if INT8_ROWS > 4 and rows >= 4:
+            four(a, a_stride, b, b_block_stride, groups, out, out_stride)
+            return 4
+        if INT8_ROWS > 2 and rows >= 2:
+            two(a, a_stride, b, b_block_stride, groups, out, out_stride)
+            return 2
+        one(a, a_stride, b, b_block_stride, groups, out, out_stride)
+        return 1
+
+    return int8_rows
+
+
+int8_rows = _int8_rows(INT8_COLUMNS)
+_int8_rows_2 = _int8_rows(min(INT8_COLUMNS, 2))
+_int8_rows_1 = _int8_rows(1)
 
 
 @kernel
-def int8_rows(rows, a, a_stride, b, b_block_stride, groups, out):  # type: ignore[no-untyped-def]
-    """One int8 tile of at most `rows` ≥ 1 rows and INT8_COLUMNS column blocks; returns the number of rows done.
+def int8_product(rows, a, a_stride, b, b_block_stride, groups, blocks, out, out_stride):  # type: ignore[no-untyped-def]
+    """out = a·b for at most INT8_ROWS rows that are done as one tile height, int32; returns the number of rows done.
 
-    out: int32 [rows done][INT8_COLUMNS·16]; the other arguments as in `tile.int8_tile`.
+    blocks: column blocks, ≥ 1; the other arguments as in `tile.int8_tile`.
     """
-    out_stride = INT8_COLUMNS * 64
-    if rows >= INT8_ROWS:
-        _int8_full(a, a_stride, b, b_block_stride, groups, out, out_stride)
-        return INT8_ROWS
-    if INT8_ROWS > 4 and rows >= 4:
-        _int8_4(a, a_stride, b, b_block_stride, groups, out, out_stride)
-        return 4
-    if INT8_ROWS > 2 and rows >= 2:
-        _int8_2(a, a_stride, b, b_block_stride, groups, out, out_stride)
-        return 2
-    _int8_1(a, a_stride, b, b_block_stride, groups, out, out_stride)
-    return 1
+    done = 0
+    block = 0
+    while block + INT8_COLUMNS <= blocks:
+        done = int8_rows(rows, a, a_stride, b + block * b_block_stride, b_block_stride, groups, out + 64 * block, out_stride)
+        block += INT8_COLUMNS
+    if INT8_COLUMNS > 2 and block + 2 <= blocks:
+        done = _int8_rows_2(rows, a, a_stride, b + block * b_block_stride, b_block_stride, groups, out + 64 * block, out_stride)
+        block += 2
+    if INT8_COLUMNS > 1 and block < blocks:
+        done = _int8_rows_1(rows, a, a_stride, b + block * b_block_stride, b_block_stride, groups, out + 64 * block, out_stride)
+    return done
 
 
 def _float_rows(columns):

@@ -46,20 +46,25 @@ def quantize_row(x, width, q, scale, zero):  # type: ignore[no-untyped-def]
     q = round(x/scale) + zero, rounding half to even. A row whose range is below 1e-30 becomes zeros with scale 1.
 
     Args:
-        x: float32 [width], width a multiple of 64. q: u8 [width].
+        x: float32 [width], width a multiple of 16. q: u8 [width].
         scale, zero: addresses of the float32 scale and the int32 zero point.
     """
     low0 = splat_f32(_ZERO)
     low1 = low0
     high0 = low0
     high1 = low0
-    for i in range(0, width * 4, 128):
+    pairs = (width & -32) * 4
+    for i in range(0, pairs, 128):
         a = load_f32x16(x + i)
         b = load_f32x16(x + i + 64)
         low0 = minimum(a, low0)
         high0 = maximum(a, high0)
         low1 = minimum(b, low1)
         high1 = maximum(b, high1)
+    if pairs < width * 4:
+        a = load_f32x16(x + pairs)
+        low0 = minimum(a, low0)
+        high0 = maximum(a, high0)
     low = reduce_min(minimum(low0, low1))
     high = reduce_max(maximum(high0, high1))
     spread = high - low

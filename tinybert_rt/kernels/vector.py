@@ -101,6 +101,8 @@ store_u8x16 = _operation(types.void, (types.int64, i32x16), _store_bytes)
 splat_f32 = _operation(f32x16, (types.float32,), lambda b, x: splat(b, x, F32X16))
 splat_i32 = _operation(i32x16, (types.int64,), lambda b, x: splat(b, b.trunc(x, I32), I32X16))
 fma = _operation(f32x16, (f32x16, f32x16, f32x16), lowering.fma)
+# dot4(acc, a, b): acc plus, in each lane, the dot product of the 4 unsigned bytes of a and the 4 signed bytes of b.
+dot4 = _operation(i32x16, (i32x16, i32x16, i32x16), lowering.dot4)
 sqrt = _operation(types.float32, (types.float32,), lambda b, x: lowering.intrinsic(b, "llvm.sqrt.f32", F32, [x]))
 
 
@@ -128,8 +130,10 @@ absolute = _operation(
     (f32x16,),
     lambda b, x: b.bitcast(b.and_(b.bitcast(x, I32X16), constant_vector(I32, 0x7FFFFFFF)), F32X16),
 )
+swap_neighbours = _operation(f32x16, (f32x16,), lambda b, x: shuffle(b, x, None, [lane ^ 1 for lane in range(LANES)]))
 to_f32 = _operation(f32x16, (i32x16,), lambda b, x: b.sitofp(x, F32X16))
 as_f32 = _operation(f32x16, (i32x16,), lambda b, x: b.bitcast(x, F32X16))
+as_i32 = _operation(i32x16, (f32x16,), lambda b, x: b.bitcast(x, I32X16))
 
 
 def _round_to_i32(builder: Any, value: ir.Value) -> ir.Value:

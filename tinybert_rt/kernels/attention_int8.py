@@ -1,0 +1,307 @@
+"""Multi-head self-attention of one text and one head with int8 products (Vaswani et al. 2017, section 3.2.1), without padding.
+
+Queries become u8 with a zero point per row; keys and values become s8 with a scale per token, so that they obey the pair rule of
+`isa.lowering`: neighbouring elements of a key add up to at most 127 before they are rounded, and values, whose neighbours are other
+tokens with other scales, stay within −64…64. The scale of a value's token goes into its weight: with v[j] ≈ scale_v[j]·q_v[j],
+
+    context[i] = Σ_j e[i, j]·scale_v[j]·q_v[j] / Σ_j e[i, j],    e[i, j] = 2**s[i, j]
+
+and the products p[i, j] = e[i, j]·scale_v[j] = 2**(s[i, j] + log2 scale_v[j]) are what is rounded to u8, relative to their
+maximum over BLOCK keys. Tokens that attract much attention (separators) have small values in trained models, so this keeps
+resolution for all others. Softmax itself is float32.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tinybert_rt.kernels.jit import inline, kernel
+from tinybert_rt.kernels.math import exp2, log2
+from tinybert_rt.kernels.memory import load_f32, load_i32, store_f32
+from tinybert_rt.kernels.panels import INT8_ROWS, int8_product
+from tinybert_rt.kernels.rows import quantize_row
+from tinybert_rt.kernels.vector import (
+    absolute,
+    dot4,
+    fma,
+    load_f32x16,
+    load_i32x16,
+    maximum,
+    reduce_add,
+    reduce_max,
+    round_to_i32,
+    splat_f32,
+    splat_i32,
+    store_f32x16,
+    store_i32x16,
+    store_u8x16,
+    swap_neighbours,
+    to_f32,
+    transpose_f32,
+)
+
+_F = np.float32
+_ZERO = _F(0.0)
+_ONE = _F(1.0)
+_LOG2_E = _F(math.log2(math.e))
+_KEY_LIMIT = _F(127.0)
+_VALUE_LIMIT = _F(64.0)
+_SMALLEST = _F(1e-20)
+_LEVELS = _F(255.0)
+_NEVER = _F(-1e30)
+_HUGE = _F(-3.0e38)
+_ONES = 0x01010101
+
+BLOCK = 128
+"""Keys whose weights share one scale."""
+
+
+@inline
+def _largest_magnitude(row, width):  # type: ignore[no-untyped-def]
+    largest = splat_f32(_ZERO)
+    for i in range(0, width * 4, 64):
+        largest = maximum(absolute(load_f32x16(row + i)), largest)
+    return reduce_max(largest)
+
+
+@inline
+def _largest_pair(row, width):  # type: ignore[no-untyped-def]
+    """The largest magnitude of an element, or of the sum of elements 2i and 2i + 1."""
+    largest = splat_f32(_ZERO)
+    for i in range(0, width * 4, 64):
+        x = load_f32x16(row + i)
+        largest = maximum(maximum(absolute(x), absolute(x + swap_neighbours(x))), largest)
+    return reduce_max(largest)
+
+
+@inline
+def _inverse(largest, limit):  # type: ignore[no-untyped-def]
+    """The factor that brings a row to −limit…limit; a row below the smallest magnitude becomes zeros."""
+    return limit / largest if largest >= _SMALLEST else _ZERO
+
+
+@kernel
+def _prepare_keys(keys, tokens, padded, head_width, out, scales, sums, block):  # type: ignore[no-untyped-def]
+    """Keys as weights of the int8 tile: 16 tokens are the columns of a block, the head's elements the depth.
+
+    Args:
+        keys: float32 [padded][head_width], finite or not behind `tokens`. out: [padded/16][head_width/4] groups.
+        scales, sums: float32 and int32 [padded]: scale, and sum of the quantized elements, of each token.
+        block: scratch of 16 rows of 64 bytes, twice, and 16 float32.
+    """
+    groups = head_width >> 2
+    turned = block + 1024
+    inverses = block + 2048
+    ones = splat_i32(_ONES)
+    for token in range(0, padded, 16):
+        row = keys + token * head_width * 4
+        for r in range(16):
+            largest = _largest_pair(row + r * head_width * 4, head_width)
+            store_f32(inverses + 4 * r, _inverse(largest, _KEY_LIMIT))
+            scale = largest / _KEY_LIMIT
+            if token + r >= tokens:
+                scale = _ZERO
+            store_f32(scales + 4 * (token + r), scale)
+        total = splat_i32(0)
+        target = out + (token >> 4) * groups * 64
+        for first in range(0, head_width, 64):
+            count = min(64, head_width - first)
+            for r in range(16):
+                factor = splat_f32(load_f32(inverses + 4 * r))
+                source = row + (r * head_width + first) * 4
+                for i in range(0, count, 16):
+                    store_u8x16(block + r * 64 + i, round_to_i32(load_f32x16(source + 4 * i) * factor))
+            transpose_f32(block, 64, turned, 64)
+            for group in range(count >> 2):
+                weights = load_i32x16(turned + group * 64)
+                total = dot4(total, ones, weights)
+                store_i32x16(target + ((first >> 2) + group) * 64, weights)
+        store_i32x16(sums + 4 * token, total)
+
+
+@kernel
+def _prepare_values(values, tokens, padded, head_width, out, shifts, inverse_scales):  # type: ignore[no-untyped-def]
+    """Values as weights of the int8 tile: 16 elements of the head are the columns of a block, the tokens the depth.
+
+    Args:
+        values: float32 [padded][head_width], finite or not behind `tokens`. out: [head_width/16][padded/4] groups.
+        shifts, inverse_scales: float32 [padded]: log2 of each token's scale and its inverse; behind `tokens` so small, and
+            zero, that these keys never count.
+    """
+    stride = head_width * 4
+    groups = padded >> 2
+    for token in range(padded):
+        # Until the loop below, `shifts` holds the largest magnitudes.
+        store_f32(shifts + 4 * token, max(_largest_magnitude(values + token * stride, head_width), _SMALLEST))
+    low = splat_i32(255)
+    for group in range(groups):
+        row = values + group * 4 * stride
+        factor0 = splat_f32(_inverse(load_f32(shifts + 16 * group), _VALUE_LIMIT))
+        factor1 = splat_f32(_inverse(load_f32(shifts + 16 * group + 4), _VALUE_LIMIT))
+        factor2 = splat_f32(_inverse(load_f32(shifts + 16 * group + 8), _VALUE_LIMIT))
+        factor3 = splat_f32(_inverse(load_f32(shifts + 16 * group + 12), _VALUE_LIMIT))
+        for i in range(0, stride, 64):
+            q0 = round_to_i32(load_f32x16(row + i) * factor0)
+            q1 = round_to_i32(load_f32x16(row + stride + i) * factor1)
+            q2 = round_to_i32(load_f32x16(row + 2 * stride + i) * factor2)
+            q3 = round_to_i32(load_f32x16(row + 3 * stride + i) * factor3)
+            low_half = (q0 & low) | ((q1 & low) << splat_i32(8))
+            weights = low_half | ((q2 & low) << splat_i32(16)) | (q3 << splat_i32(24))
+            store_i32x16(out + ((i >> 6) * groups + group) * 64, weights)
+    for token in range(0, padded, 16):
+        largest = load_f32x16(shifts + 4 * token)
+        scale = largest * splat_f32(_ONE / _VALUE_LIMIT)
+        store_f32x16(inverse_scales + 4 * token, splat_f32(_ONE) / scale)
+        store_f32x16(shifts + 4 * token, log2(scale))
+    for token in range(tokens, padded):
+        store_f32(inverse_scales + 4 * token, _ZERO)
+        store_f32(shifts + 4 * token, _NEVER)
+
+
+@inline
+def _weights_of_block(scores, count, factor, zero, scales, sums, shifts, inverse_scales, out, largest, total):  # type: ignore[no-untyped-def]
+    """One query's weights for a block of keys: int32 products at `scores` become p relative to their maximum, as u8 at `out`.
+
+    Stores the maximum of s + log2 scale_v at `largest` and Σ e·2**−maximum at `total`.
+    """
+    factors = splat_f32(factor)
+    zeros = splat_i32(zero)
+    top = splat_f32(_HUGE)
+    for i in range(0, count * 4, 64):
+        product = to_f32(load_i32x16(scores + i) - zeros * load_i32x16(sums + i))
+        value = fma(product, factors * load_f32x16(scales + i), load_f32x16(shifts + i))
+        store_f32x16(scores + i, value)
+        top = maximum(value, top)
+    peak = reduce_max(top)
+    store_f32(largest, peak)
+    peaks = splat_f32(peak)
+    added = splat_f32(_ZERO)
+    for i in range(0, count * 4, 64):
+        p = exp2(load_f32x16(scores + i) - peaks)
+        added = fma(p, load_f32x16(inverse_scales + i), added)
+        store_u8x16(out + (i >> 2), round_to_i32(p * splat_f32(_LEVELS)))
+    store_f32(total, reduce_add(added))
+
+
+@inline
+def _blocks(padded):  # type: ignore[no-untyped-def]
+    return (padded + BLOCK - 1) // BLOCK
+
+
+@kernel
+def attention_int8_bytes(max_tokens, head_width):  # type: ignore[no-untyped-def]
+    """Scratch that `attention_head_int8` needs; max_tokens is a multiple of 16."""
+    groups = head_width >> 2
+    operands = (max_tokens >> 4) * groups * 64 + (head_width >> 4) * (max_tokens >> 2) * 64
+    tables = 4 * max_tokens * 4
+    row = head_width + BLOCK * 4 + max_tokens + head_width * 4 + 8 + 8 * (_blocks(max_tokens) + 16)
+    return operands + tables + 2048 + 64 + INT8_ROWS * row + 64 * 8
+
+
+@inline
+def _take(cursor, size):  # type: ignore[no-untyped-def]
+    return cursor + ((size + 63) & -64)
+
+
+@kernel
+def attention_head_int8(queries, keys, values, tokens, head_width, scale, out, out_stride, scratch):  # type: ignore[no-untyped-def]
+    """context = softmax(scale·Q·Kᵀ)·V for one text and head.
+
+    Args:
+        queries, keys, values: float32 [tokens][head_width], readable up to a multiple of 16 rows.
+        scale: float32, 1/√head_size.
+        out: float32 [tokens], rows out_stride bytes apart; head_width values of each are written.
+        scratch: attention_int8_bytes(max_tokens, head_width) for some max_tokens ≥ tokens, 64-byte aligned.
+    """
+    padded = (tokens + 15) & -16
+    groups = head_width >> 2
+    key_groups = padded >> 2
+    blocks = _blocks(padded)
+    stride = head_width * 4
+    q_stride = head_width
+    p_stride = padded
+
+    key_weights = scratch
+    value_weights = _take(key_weights, (padded >> 4) * groups * 64)
+    scales = _take(value_weights, (head_width >> 4) * key_groups * 64)
+    sums = scales + padded * 4
+    shifts = sums + padded * 4
+    inverse_scales = shifts + padded * 4
+    work = inverse_scales + padded * 4
+    _prepare_keys(keys, tokens, padded, head_width, key_weights, scales, sums, work)
+    _prepare_values(values, tokens, padded, head_width, value_weights, shifts, inverse_scales)
+
+    q = work
+    scores = _take(q, INT8_ROWS * q_stride)
+    p = scores + INT8_ROWS * BLOCK * 4
+    context = _take(p, INT8_ROWS * p_stride)
+    q_scales = context + INT8_ROWS * stride
+    q_zeros = q_scales + INT8_ROWS * 4
+    # Of one query: the maxima and sums of its blocks.
+    peaks = _take(q_zeros, INT8_ROWS * 4)
+    block_stride = (blocks + 15) // 16 * 64
+    totals = peaks + INT8_ROWS * block_stride
+    row = 0
+    while row < tokens:
+        count = min(INT8_ROWS, tokens - row)
+        for r in range(count):
+            quantize_row(queries + (row + r) * stride, head_width, q + r * q_stride, q_scales + 4 * r, q_zeros + 4 * r)
+        done = count
+        for block in range(blocks):
+            first = block * BLOCK
+            keys_here = min(BLOCK, padded - first)
+            score_stride = keys_here * 4
+            panel = key_weights + (first >> 4) * groups * 64
+            done = int8_product(count, q, q_stride, panel, groups * 64, groups, keys_here >> 4, scores, score_stride)
+            for r in range(done):
+                _weights_of_block(
+                    scores + r * score_stride,
+                    keys_here,
+                    load_f32(q_scales + 4 * r) * scale * _LOG2_E,
+                    load_i32(q_zeros + 4 * r),
+                    scales + 4 * first,
+                    sums + 4 * first,
+                    shifts + 4 * first,
+                    inverse_scales + 4 * first,
+                    p + r * p_stride + first,
+                    peaks + r * block_stride + 4 * block,
+                    totals + r * block_stride + 4 * block,
+                )
+        for r in range(done):
+            _combine_blocks(peaks + r * block_stride, totals + r * block_stride, blocks)
+        for block in range(blocks):
+            first = block * BLOCK
+            depth = min(BLOCK, padded - first) >> 2
+            panel = value_weights + (first >> 2) * 64
+            weights = p + first
+            int8_product(done, weights, p_stride, panel, key_groups * 64, depth, head_width >> 4, context, stride)
+            for r in range(done):
+                factor = splat_f32(load_f32(peaks + r * block_stride + 4 * block))
+                target = out + (row + r) * out_stride
+                for i in range(0, stride, 64):
+                    part = to_f32(load_i32x16(context + r * stride + i)) * factor
+                    if block > 0:
+                        part = part + load_f32x16(target + i)
+                    store_f32x16(target + i, part)
+        row += done
+
+
+@inline
+def _combine_blocks(peaks, totals, blocks):  # type: ignore[no-untyped-def]
+    """A query's maxima of blocks become the factors of their contexts: 2**(maximum − largest) / (255·Σ e)."""
+    if blocks == 1:
+        store_f32(peaks, _ONE / (_LEVELS * load_f32(totals)))
+        return
+    largest = _HUGE
+    for block in range(blocks):
+        largest = max(largest, load_f32(peaks + 4 * block))
+    for i in range(0, blocks * 4, 64):
+        store_f32x16(peaks + i, exp2(load_f32x16(peaks + i) - splat_f32(largest)))
+    total = _ZERO
+    for block in range(blocks):
+        total = total + load_f32(peaks + 4 * block) * load_f32(totals + 4 * block)
+    factor = _ONE / (_LEVELS * total)
+    for i in range(0, blocks * 4, 64):
+        store_f32x16(peaks + i, load_f32x16(peaks + i) * splat_f32(factor))
