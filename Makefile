@@ -3,6 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Of `make bench`: numbers of threads, the folder of real texts (left out where it is not), and where the results of this machine go.
+THREADS ?= 1,2
+DATA ?= ../shared/data
+LEVEL = $(shell $(BIN)/python -c "from tinybert_rt.isa.levels import choose_level; print(choose_level().name)")
+RESULTS = bench/results/$(LEVEL)
 
 .PHONY: demo test lint bench clean
 
@@ -18,9 +23,12 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 bench: $(VENV)/.bench
-	$(BIN)/python -m bench.peers
-	$(BIN)/python -m bench.tokenize
-	$(BIN)/python -m bench.startup
+	$(BIN)/python -m bench.peers --threads $(THREADS) --json $(RESULTS)/peers.json
+	test ! -d $(DATA) || $(BIN)/python -m bench.texts --threads $(THREADS) --data $(DATA) --json $(RESULTS)/texts.json
+	$(BIN)/python -m bench.stages --threads $(THREADS) --json $(RESULTS)/stages.json --picture $(RESULTS)/stages.png
+	$(BIN)/python -m bench.tokenize --json $(RESULTS)/tokenize.json
+	$(BIN)/python -m bench.startup --json $(RESULTS)/startup.json
+	$(BIN)/python -m bench.readme
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)

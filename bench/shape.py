@@ -52,14 +52,27 @@ class Macs(NamedTuple):
 
 
 def macs(shape: Shape, batch: int, tokens: int) -> Macs:
-    """The matrix products of `batch` texts of `tokens` tokens.
+    """The matrix products of `batch` texts of `tokens` tokens: embeddings, pooling and everything elementwise count nothing."""
+    stages = stage_macs(shape, batch, tokens)
+    attention = stages.pop("attention")
+    return Macs(linear=sum(stages.values()), attention=attention)
 
-    Per layer and token, `linear` is four hidden×hidden products (query, key, value, output) and the two of the feed-forward block;
-    `attention` is Q·Kᵀ and P·V, `2 · tokens · hidden_size`. Embeddings, pooling and everything elementwise count nothing.
+
+def stage_macs(shape: Shape, batch: int, tokens: int) -> dict[str, int]:
+    """The same by the stage of the encoder that they are done in.
+
+    Per layer and token: hidden×hidden products for query, key, value and the attention's output, hidden×intermediate ones into and out of
+    the feed-forward block, and in `attention` Q·Kᵀ and P·V, `2 · tokens · hidden_size`.
     """
-    per_token = 4 * shape.hidden_size**2 + 2 * shape.hidden_size * shape.intermediate_size
-    texts = batch * shape.num_layers
-    return Macs(linear=texts * tokens * per_token, attention=texts * 2 * tokens**2 * shape.hidden_size)
+    square, inner = shape.hidden_size**2, shape.hidden_size * shape.intermediate_size
+    per_token = {
+        "qkv": 3 * square,
+        "attention": 2 * tokens * shape.hidden_size,
+        "attention output": square,
+        "ffn in": inner,
+        "ffn out": inner,
+    }
+    return {stage: batch * shape.num_layers * tokens * count for stage, count in per_token.items()}
 
 
 def parse_cells(text: str) -> tuple[Cell, ...]:

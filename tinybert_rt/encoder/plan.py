@@ -14,7 +14,7 @@ from tinybert_rt.kernels.panels import FLOAT_COLUMNS, FLOAT_ROWS, INT8_COLUMNS, 
 from tinybert_rt.kernels.struct_types import struct_at
 from tinybert_rt.text.limits import WORD_SCRATCH_BYTES
 
-TILE_BYTES = 64 * max(INT8_ROWS * INT8_COLUMNS, FLOAT_ROWS * FLOAT_COLUMNS)
+TILE_BYTES = 64 * (max(INT8_ROWS * INT8_COLUMNS, FLOAT_ROWS * FLOAT_COLUMNS) + 1)
 _KEY_MULTIPLE = 16 * NARROW_COLUMNS
 _SLICE_BYTES = Slice.size
 _WORKER_BYTES = Worker.size

@@ -24,7 +24,7 @@ from numba.core.registry import cpu_target
 
 from tinybert_rt.isa.levels import IsaLevel, level_by_name, llvm_features
 from tinybert_rt.isa.lowering import activate
-from tinybert_rt.kernels.jit import entry_flags
+from tinybert_rt.kernels.jit import OUTLINED, entry_flags
 
 _TRIPLES = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu"}
 
@@ -80,6 +80,10 @@ def lower_to_module(level: IsaLevel, functions: Sequence[tuple[str, Any, Any, Se
     module = llvm.parse_assembly(str(wrappers))
     for library in _CollectedLibrary.collected:
         module.link_in(library._final_module)
+    tokens = [f"{len(name)}{name}B" for name in OUTLINED]  # as a mangled name has it
+    for function in module.functions:
+        if any(token in function.name for token in tokens):
+            function.add_function_attribute("noinline")
     return module
 
 

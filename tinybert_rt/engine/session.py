@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from typing import Any
 
 import numpy as np
 
+from tinybert_rt.engine.few import Few
 from tinybert_rt.engine.library import Library, ffi
 from tinybert_rt.engine.threads import Helpers, prepare_waiting
 
@@ -30,27 +30,60 @@ class Session:
         self._arena = np.empty(size + 64, np.uint8)
         start = -(-address(self._arena) // 64) * 64
         library.session_plan(self.struct, model, start, workers)
-        self._process = os.getpid()
+        self.few = Few(model)
+        self._born = _forks
         self._alone = workers == 1
         if not self._alone:
             prepare_waiting(self.struct)
-            helpers = Helpers(library, self.struct, self._arena)
-            weakref.finalize(self, _close, helpers, self._process)
+            weakref.finalize(self, _close, Helpers(library, self.struct, self._arena), _forks)
 
     @property
     def usable(self) -> bool:
         """False in a child process that inherited the session without its threads."""
-        return self._alone or self._process == os.getpid()
+        return self._alone or self._born == _forks
 
     def run(self) -> int:
         """Encode one group of the request; returns the status."""
-        return int(self.library.encode(self.struct, self.request))
+        return self.library.encode(self.struct, self.request)  # type: ignore[no-any-return]
+
+    def run_few(self, request: Any) -> int:
+        """Encode a request of `self.few`; returns the status."""
+        return self.library.encode(self.struct, request)  # type: ignore[no-any-return]
 
 
-def _close(helpers: Helpers, process: int) -> None:
+_forks = 0
+"""How often this process is the child of a fork of one that had sessions."""
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+def _close(helpers: Helpers, born: int) -> None:
     """End a session's threads; a child of a fork has none of them."""
-    if process == os.getpid():
+    if born == _forks:
         helpers.close()
+
+
+class _Taken:
+    """A session of a pool, in a with statement. (A generator would take longer than a short text in a small model.)"""
+
+    __slots__ = ("_pool", "_session")
+
+    def __init__(self, pool: SessionPool) -> None:
+        self._pool = pool
+
+    def __enter__(self) -> Session:
+        self._session = self._pool.take()
+        return self._session
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.give_back(self._session)
 
 
 class SessionPool:
@@ -61,22 +94,23 @@ class SessionPool:
         self._model = model
         self._workers = workers
         self._idle: list[Session] = []
-        self._lock = threading.Lock()
-        self._process = os.getpid()
 
     def take(self) -> Session:
         """An idle session, or a new one."""
-        if self._process != os.getpid():
-            # After a fork the lock may be held by a thread that does not exist here, and the threads are gone.
-            self._lock = threading.Lock()
-            self._idle = [session for session in self._idle if session.usable]
-            self._process = os.getpid()
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
+        # list.pop and list.append are atomic: no lock that a fork could leave behind locked.
+        while self._idle:
+            try:
+                session = self._idle.pop()
+            except IndexError:
+                break
+            if session.usable:
+                return session
         return Session(self._library, self._model, self._workers)
+
+    def taken(self) -> _Taken:
+        """An idle session, or a new one, for a with statement."""
+        return _Taken(self)
 
     def give_back(self, session: Session) -> None:
         """Keep a session for the next call."""
-        with self._lock:
-            self._idle.append(session)
+        self._idle.append(session)

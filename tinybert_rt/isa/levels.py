@@ -54,7 +54,7 @@ _AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd"})
 # Slowest first; the last one that the CPU offers is the default.
 LEVELS: tuple[IsaLevel, ...] = (
     IsaLevel("portable", "x86_64", "x86-64", (Alternative(frozenset(), ""),), "sse2", False, (2, 1), (2, 1), 128),
-    IsaLevel("avx2", "x86_64", "x86-64-v3", (Alternative(_AVX2, ""),), "avx2", True, (6, 1), (6, 1), 256),
+    IsaLevel("avx2", "x86_64", "x86-64-v3", (Alternative(_AVX2, ""),), "avx2", True, (5, 1), (6, 1), 256),
     IsaLevel(
         "avxvnni",
         "x86_64",

@@ -100,6 +100,13 @@ def spin_hint(builder: ir.IRBuilder) -> None:
         intrinsic(builder, "llvm.x86.sse2.pause", ir.VoidType(), [])
 
 
+def prefetch(builder: ir.IRBuilder, pointer: ir.Value) -> None:
+    """Bring the cache line at a pointer into the second-level cache; any address is allowed."""
+    name = f"llvm.prefetch.p0{pointer.type.pointee}" if not pointer.type.is_opaque else "llvm.prefetch.p0"
+    read, second_level, data = ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)
+    intrinsic(builder, name, ir.VoidType(), [pointer, read, second_level, data])
+
+
 def clock(builder: ir.IRBuilder) -> ir.Value:
     """A counter of time that any program may read: the time-stamp counter, or AArch64's virtual counter."""
     name = "llvm.readcyclecounter" if active().architecture == "x86_64" else "llvm.readsteadycounter"

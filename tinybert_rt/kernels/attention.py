@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from tinybert_rt.kernels.jit import inline, kernel
+from tinybert_rt.kernels.jit import inline, kernel, outlined
 from tinybert_rt.kernels.math import exp2
 from tinybert_rt.kernels.memory import load_f32, store_f32
 from tinybert_rt.kernels.panels import FLOAT_ROWS, NARROW_COLUMNS, float_product
@@ -34,7 +34,7 @@ _LOWEST = _F(-3.0e38)
 _LOG2_E = _F(math.log2(math.e))
 
 
-@kernel
+@outlined
 def transpose_keys(keys, tokens, head_width, out):  # type: ignore[no-untyped-def]
     """float32 [tokens][head_width] → [ceil(tokens/16)][head_width][16]; rows behind `tokens` are read, up to a multiple of 16."""
     stride = head_width * 4
@@ -82,7 +82,7 @@ def attention_bytes(max_tokens, head_width):
     return (max_tokens * head_width + FLOAT_ROWS * tile_rows) * 4
 
 
-@kernel
+@outlined
 def attention_head(queries, keys, values, tokens, head_width, scale, out, out_stride, scratch, max_tokens):  # type: ignore[no-untyped-def]
     """context = softmax(scale·Q·Kᵀ)·V for one text and head.
 

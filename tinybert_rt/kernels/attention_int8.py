@@ -17,8 +17,8 @@ import math
 
 import numpy as np
 
-from tinybert_rt.kernels.jit import inline, kernel
-from tinybert_rt.kernels.math import exp2, log2
+from tinybert_rt.kernels.jit import inline, kernel, outlined
+from tinybert_rt.kernels.math import exp2, exp2_levels, log2
 from tinybert_rt.kernels.memory import load_f32, load_i32, store_f32
 from tinybert_rt.kernels.panels import INT8_ROWS, int8_product
 from tinybert_rt.kernels.rows import quantize_row
@@ -49,7 +49,7 @@ _LOG2_E = _F(math.log2(math.e))
 _KEY_LIMIT = _F(127.0)
 _VALUE_LIMIT = _F(64.0)
 _SMALLEST = _F(1e-20)
-_LEVELS = _F(255.0)
+_LOWEST = _F(-125.0)
 _NEVER = _F(-1e30)
 _HUGE = _F(-3.0e38)
 _ONES = 0x01010101
@@ -82,13 +82,13 @@ def _inverse(largest, limit):  # type: ignore[no-untyped-def]
     return limit / largest if largest >= _SMALLEST else _ZERO
 
 
-@kernel
+@outlined
 def _prepare_keys(keys, tokens, padded, head_width, out, scales, sums, block):  # type: ignore[no-untyped-def]
     """Keys as weights of the int8 tile: 16 tokens are the columns of a block, the head's elements the depth.
 
     Args:
         keys: float32 [padded][head_width], finite or not behind `tokens`. out: [padded/16][head_width/4] groups.
-        scales, sums: float32 and int32 [padded]: scale, and sum of the quantized elements, of each token.
+        scales, sums: float32 [padded]: scale, and sum of the quantized elements, of each token.
         block: scratch of 16 rows of 64 bytes, twice, and 16 float32.
     """
     groups = head_width >> 2
@@ -118,10 +118,10 @@ def _prepare_keys(keys, tokens, padded, head_width, out, scales, sums, block):  
                 weights = load_i32x16(turned + group * 64)
                 total = dot4(total, ones, weights)
                 store_i32x16(target + ((first >> 2) + group) * 64, weights)
-        store_i32x16(sums + 4 * token, total)
+        store_f32x16(sums + 4 * token, to_f32(total))
 
 
-@kernel
+@outlined
 def _prepare_values(values, tokens, padded, head_width, out, shifts, inverse_scales):  # type: ignore[no-untyped-def]
     """Values as weights of the int8 tile: 16 elements of the head are the columns of a block, the tokens the depth.
 
@@ -162,26 +162,28 @@ def _prepare_values(values, tokens, padded, head_width, out, shifts, inverse_sca
 
 @inline
 def _weights_of_block(scores, count, factor, zero, scales, sums, shifts, inverse_scales, out, largest, total):  # type: ignore[no-untyped-def]
-    """One query's weights for a block of keys: int32 products at `scores` become p relative to their maximum, as u8 at `out`.
+    """One query's weights for a block of keys: int32 products at `scores` become 255·p relative to their maximum, as u8 at `out`.
 
-    Stores the maximum of s + log2 scale_v at `largest` and Σ e·2**−maximum at `total`.
+    Stores the maximum of s + log2 scale_v at `largest` and 255·Σ e·2**−maximum at `total`. Float32 holds the corrected products
+    exactly: they are below 2**24 for heads of up to 500 elements.
     """
     factors = splat_f32(factor)
-    zeros = splat_i32(zero)
+    minus_zero = splat_f32(-zero)
     top = splat_f32(_HUGE)
     for i in range(0, count * 4, 64):
-        product = to_f32(load_i32x16(scores + i) - zeros * load_i32x16(sums + i))
+        product = fma(minus_zero, load_f32x16(sums + i), to_f32(load_i32x16(scores + i)))
         value = fma(product, factors * load_f32x16(scales + i), load_f32x16(shifts + i))
         store_f32x16(scores + i, value)
         top = maximum(value, top)
     peak = reduce_max(top)
     store_f32(largest, peak)
     peaks = splat_f32(peak)
+    lowest = splat_f32(_LOWEST)
     added = splat_f32(_ZERO)
     for i in range(0, count * 4, 64):
-        p = exp2(load_f32x16(scores + i) - peaks)
+        p = exp2_levels(maximum(load_f32x16(scores + i) - peaks, lowest))
         added = fma(p, load_f32x16(inverse_scales + i), added)
-        store_u8x16(out + (i >> 2), round_to_i32(p * splat_f32(_LEVELS)))
+        store_u8x16(out + (i >> 2), round_to_i32(p))
     store_f32(total, reduce_add(added))
 
 
@@ -205,7 +207,7 @@ def _take(cursor, size):  # type: ignore[no-untyped-def]
     return cursor + ((size + 63) & -64)
 
 
-@kernel
+@outlined
 def attention_head_int8(queries, keys, values, tokens, head_width, scale, out, out_stride, scratch):  # type: ignore[no-untyped-def]
     """context = softmax(scale·Q·Kᵀ)·V for one text and head.
 
@@ -260,7 +262,7 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, out, o
                     scores + r * score_stride,
                     keys_here,
                     load_f32(q_scales + 4 * r) * scale * _LOG2_E,
-                    load_i32(q_zeros + 4 * r),
+                    _F(load_i32(q_zeros + 4 * r)),
                     scales + 4 * first,
                     sums + 4 * first,
                     shifts + 4 * first,
@@ -292,7 +294,7 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, out, o
 def _combine_blocks(peaks, totals, blocks):  # type: ignore[no-untyped-def]
     """A query's maxima of blocks become the factors of their contexts: 2**(maximum − largest) / (255·Σ e)."""
     if blocks == 1:
-        store_f32(peaks, _ONE / (_LEVELS * load_f32(totals)))
+        store_f32(peaks, _ONE / load_f32(totals))
         return
     largest = _HUGE
     for block in range(blocks):
@@ -302,6 +304,6 @@ def _combine_blocks(peaks, totals, blocks):  # type: ignore[no-untyped-def]
     total = _ZERO
     for block in range(blocks):
         total = total + load_f32(peaks + 4 * block) * load_f32(totals + 4 * block)
-    factor = _ONE / (_LEVELS * total)
+    factor = _ONE / total
     for i in range(0, blocks * 4, 64):
         store_f32x16(peaks + i, load_f32x16(peaks + i) * splat_f32(factor))

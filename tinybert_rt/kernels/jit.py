@@ -36,7 +36,18 @@ def entry_flags() -> compiler.Flags:
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Mark a function as a kernel: compiled on its own, called by other kernels."""
-    return numba.jit(**_FLAGS)(function)
+    # Said here because a kernel would else inherit it from the first caller that it is compiled for.
+    return numba.jit(forceinline=False, **_FLAGS)(function)
+
+
+OUTLINED: set[str] = set()
+"""Names of kernels that LLVM must not inline."""
+
+
+def outlined(function: Callable[..., Any]) -> Any:
+    """Mark a kernel that is long enough to be compiled once, whoever calls it: copies of it would only cost compile time."""
+    OUTLINED.add(function.__name__)
+    return kernel(function)
 
 
 def inline(function: Callable[..., Any]) -> Any:

@@ -9,10 +9,12 @@ attention reads contiguous rows. Rows are not padded; columns are, to whole pane
 
 from __future__ import annotations
 
-from tinybert_rt.kernels.jit import inline, kernel
-from tinybert_rt.kernels.math import activate
-from tinybert_rt.kernels.memory import load_f32, load_i32
-from tinybert_rt.kernels.panels import FLOAT_COLUMNS, INT8_COLUMNS, float_rows, int8_rows
+import numpy as np
+
+from tinybert_rt.kernels.jit import inline, outlined
+from tinybert_rt.kernels.math import activate, activate_near
+from tinybert_rt.kernels.memory import load_f32, load_i32, load_i64, store_i64
+from tinybert_rt.kernels.panels import FLOAT_COLUMNS, INT8_COLUMNS, INT8_ROWS, float_rows, int8_rows
 from tinybert_rt.kernels.vector import (
     fma,
     load_f32x16,
@@ -23,8 +25,8 @@ from tinybert_rt.kernels.vector import (
     to_f32,
 )
 
-PLAIN = -1
-RESIDUAL = -2
+PLAIN = np.int64(-1)
+RESIDUAL = np.int64(-2)
 """Epilogues; a number ≥ 0 is an activation of `layout.ACTIVATIONS`."""
 
 
@@ -38,6 +40,16 @@ def _finish(epilogue, value, residual):  # type: ignore[no-untyped-def]
 
 
 @inline
+def _finish_near(epilogue, value, residual):  # type: ignore[no-untyped-def]
+    """What an activation gives in an int8 model is quantized next."""
+    if epilogue == PLAIN:
+        return value
+    if epilogue == RESIDUAL:
+        return value + load_f32x16(residual)
+    return activate_near(epilogue, value)
+
+
+@inline
 def _block_offset(target, block):  # type: ignore[no-untyped-def]
     """Byte offset of a 16-column block in row 0 of the output, see `Target`."""
     part = block // target.part_blocks
@@ -46,7 +58,7 @@ def _block_offset(target, block):  # type: ignore[no-untyped-def]
     return part * target.part_stride + group * target.group_stride + (inside - group * target.group_blocks) * 64
 
 
-@kernel
+@outlined
 def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, epilogue, tile):  # type: ignore[no-untyped-def]
     """Column blocks `first` … `last`−1 (multiples of INT8_COLUMNS) of an int8 linear layer.
 
@@ -54,7 +66,7 @@ def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, 
         x: u8 [rows][x_stride bytes], of which ceil(inputs/4)·4 are read.
         scales, zeros: float32 [rows], int32 [rows].
         weights: Linear. target: Target. epilogue: PLAIN, RESIDUAL or an activation.
-        tile: scratch for one tile, `encoder.plan.TILE_BYTES`.
+        tile: scratch, `encoder.plan.TILE_BYTES`.
     """
     groups = (weights.inputs + 3) >> 2
     block_stride = groups * 64
@@ -62,9 +74,12 @@ def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, 
     out = target.out
     out_stride = target.row_stride
     residual = target.residual
+    offsets = tile + INT8_ROWS * tile_stride
     block = first
     while block < last:
         panel = weights.weight + block * block_stride
+        for j in range(INT8_COLUMNS):
+            store_i64(offsets + 8 * j, _block_offset(target, block + j))
         row = 0
         while row < rows:
             done = int8_rows(rows - row, x + row * x_stride, x_stride, panel, block_stride, groups, tile, tile_stride)
@@ -73,19 +88,19 @@ def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, 
                 weight_scale = load_f32x16(weights.scale + column)
                 bias = load_f32x16(weights.bias + column)
                 column_sum = load_i32x16(weights.column_sum + column)
-                offset = _block_offset(target, block + j) + row * out_stride
+                offset = load_i64(offsets + 8 * j) + row * out_stride
                 for r in range(done):
                     accumulator = load_i32x16(tile + (r * INT8_COLUMNS + j) * 64)
                     zero = splat_i32(load_i32(zeros + 4 * (row + r)))
                     scale = splat_f32(load_f32(scales + 4 * (row + r)))
                     value = fma(to_f32(accumulator - zero * column_sum), weight_scale * scale, bias)
                     at = offset + r * out_stride
-                    store_f32x16(out + at, _finish(epilogue, value, residual + at))
+                    store_f32x16(out + at, _finish_near(epilogue, value, residual + at))
             row += done
         block += INT8_COLUMNS
 
 
-@kernel
+@outlined
 def linear_float(x, x_stride, rows, weights, first, last, target, epilogue, tile):  # type: ignore[no-untyped-def]
     """Column blocks `first` … `last`−1 (multiples of FLOAT_COLUMNS) of a float32 linear layer.
 

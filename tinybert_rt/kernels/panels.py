@@ -6,7 +6,7 @@ This module is imported while kernels are compiled for one level: the tile sizes
 from __future__ import annotations
 
 from tinybert_rt.isa.lowering import active
-from tinybert_rt.kernels.jit import kernel
+from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.tile import float_tile, int8_tile
 
 INT8_ROWS, INT8_COLUMNS = active().tile_int8
@@ -15,29 +15,37 @@ NARROW_COLUMNS = min(FLOAT_COLUMNS, 2)
 """Column blocks of the narrower float tile, so that attention need not pad to the wide one."""
 
 
+@inline
+def tile_height(rows, most):  # type: ignore[no-untyped-def]
+    """Rows of the next tile when `rows` are left: `most`, or two about equal heights at the end instead of a small rest."""
+    if rows > 2 * most:
+        return most
+    return (rows + 1) >> 1 if rows > most else rows
+
+
 def _int8_rows(columns):
     """One int8 tile of at most `rows` ≥ 1 rows and `columns` column blocks, as a kernel that returns the number of rows done.
 
     out: int32 [rows done][columns·16], rows `out_stride` bytes apart; the other arguments as in `tile.int8_tile`.
     """
-    full = int8_tile(INT8_ROWS, columns)
-    four = int8_tile(4, columns)
-    two = int8_tile(2, columns)
-    one = int8_tile(1, columns)
+    tile6, tile5, tile4, tile3, tile2, tile1 = (int8_tile(min(rows, INT8_ROWS), columns) for rows in (6, 5, 4, 3, 2, 1))
 
     @kernel
     def int8_rows(rows, a, a_stride, b, b_block_stride, groups, out, out_stride):
-        if rows >= INT8_ROWS:
-            full(a, a_stride, b, b_block_stride, groups, out, out_stride)
-            return INT8_ROWS
-        if INT8_ROWS > 4 and rows >= 4:
-            four(a, a_stride, b, b_block_stride, groups, out, out_stride)
-            return 4
-        if INT8_ROWS > 2 and rows >= 2:
-            two(a, a_stride, b, b_block_stride, groups, out, out_stride)
-            return 2
-        one(a, a_stride, b, b_block_stride, groups, out, out_stride)
-        return 1
+        height = tile_height(rows, INT8_ROWS)
+        if INT8_ROWS >= 6 and height == 6:
+            tile6(a, a_stride, b, b_block_stride, groups, out, out_stride)
+        elif INT8_ROWS >= 5 and height == 5:
+            tile5(a, a_stride, b, b_block_stride, groups, out, out_stride)
+        elif INT8_ROWS >= 4 and height == 4:
+            tile4(a, a_stride, b, b_block_stride, groups, out, out_stride)
+        elif INT8_ROWS >= 3 and height == 3:
+            tile3(a, a_stride, b, b_block_stride, groups, out, out_stride)
+        elif height == 2:
+            tile2(a, a_stride, b, b_block_stride, groups, out, out_stride)
+        else:
+            tile1(a, a_stride, b, b_block_stride, groups, out, out_stride)
+        return height
 
     return int8_rows
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinybert_rt.kernels.jit import inline, kernel
+from tinybert_rt.kernels.jit import inline, kernel, outlined
 from tinybert_rt.kernels.memory import load_f32, store_f32, store_i32
 from tinybert_rt.kernels.vector import (
     clamp_i32,
@@ -38,7 +38,7 @@ _SMALLEST_RANGE = _F(1e-30)
 _HUGE = _F(3.0e38)
 
 
-@kernel
+@outlined
 def quantize_row(x, width, q, scale, zero):  # type: ignore[no-untyped-def]
     """One row to u8 with its own scale and zero point: x ≈ scale·(q − zero).
 
@@ -103,7 +103,7 @@ def _row_sum(x, width):  # type: ignore[no-untyped-def]
     return reduce_add((s0 + s1) + (s2 + s3))
 
 
-@kernel
+@outlined
 def layer_norm_row(x, size, width, norm, eps, out):  # type: ignore[no-untyped-def]
     """out = (x − mean)/√(variance + eps)·weight + bias over one row (Ba, Kiros and Hinton 2016); out may be x.
 
@@ -148,7 +148,7 @@ def _table_row(table, row, width, i):  # type: ignore[no-untyped-def]
     return to_f32(load_s8x16(table.values + row * width + i)) * splat_f32(load_f32(table.scale + 4 * row))
 
 
-@kernel
+@outlined
 def embed_row(model, token, position, token_type, out):  # type: ignore[no-untyped-def]
     """The sum of word, position and token-type embeddings of one token, before layer normalization.
 

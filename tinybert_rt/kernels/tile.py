@@ -17,6 +17,8 @@ from tinybert_rt.isa import lowering
 from tinybert_rt.isa.lowering import F32, F32X16, I32, I32X16, I64
 from tinybert_rt.kernels.memory import address_to_pointer
 
+_UNROLL = 4
+
 
 def _depth_loop(
     builder: Any,
@@ -26,27 +28,55 @@ def _depth_loop(
     vector: ir.Type,
     step: Callable[[ir.Value, list[list[ir.Value]]], list[list[ir.Value]]],
 ) -> list[list[ir.Value]]:
-    """A loop over depth ≥ 1 with rows×columns accumulators; `step(index, accumulators)` gives the new ones."""
+    """A loop over depth ≥ 1 with rows×columns accumulators; `step(index, accumulators)` gives the new ones.
+
+    Most of it goes in steps of _UNROLL, so that addresses are worked out once for several indices, and that the loop is short
+    enough for its end to be foreseen by the branch predictor.
+    """
+    zeros: list[list[ir.Value]] = [[ir.Constant(vector, None)] * columns for _ in range(rows)]
+    start: ir.Value = ir.Constant(I64, 0)
+    main = builder.and_(depth, ir.Constant(I64, -_UNROLL))
+    values, index = _counted_loop(builder, zeros, start, main, _UNROLL, step)
+    return _counted_loop(builder, values, index, depth, 1, step)[0]
+
+
+def _counted_loop(
+    builder: Any,
+    values: list[list[ir.Value]],
+    start: ir.Value,
+    end: ir.Value,
+    stride: int,
+    step: Callable[[ir.Value, list[list[ir.Value]]], list[list[ir.Value]]],
+) -> tuple[list[list[ir.Value]], ir.Value]:
+    """`step` for the indices from start to end, `stride` of them in one turn; none if they are equal. Returns also the index after."""
     entry = builder.block
     loop = builder.append_basic_block("depth")
     done = builder.append_basic_block("done")
-    builder.branch(loop)
+    builder.cbranch(builder.icmp_signed("<", start, end), loop, done)
     builder.position_at_end(loop)
     index = builder.phi(I64)
-    index.add_incoming(ir.Constant(I64, 0), entry)
-    phis = [[builder.phi(vector) for _ in range(columns)] for _ in range(rows)]
-    for row in phis:
-        for phi in row:
-            phi.add_incoming(ir.Constant(vector, None), entry)
-    values = step(index, phis)
-    after = builder.add(index, ir.Constant(I64, 1))
+    index.add_incoming(start, entry)
+    phis = [[builder.phi(value.type) for value in row] for row in values]
+    new = phis
+    for offset in range(stride):
+        new = step(builder.add(index, ir.Constant(I64, offset)) if offset else index, new)
+    after = builder.add(index, ir.Constant(I64, stride))
     index.add_incoming(after, builder.block)
-    for row, new_row in zip(phis, values, strict=True):
-        for phi, new in zip(row, new_row, strict=True):
-            phi.add_incoming(new, builder.block)
-    builder.cbranch(builder.icmp_signed("<", after, depth), loop, done)
+    latch = builder.block
+    builder.cbranch(builder.icmp_signed("<", after, end), loop, done)
     builder.position_at_end(done)
-    return values
+    index_done = builder.phi(I64)
+    index_done.add_incoming(start, entry)
+    index_done.add_incoming(after, latch)
+    result = []
+    for row, phi_row, new_row in zip(values, phis, new, strict=True):
+        result.append([builder.phi(value.type) for value in row])
+        for value, phi, again, out in zip(row, phi_row, new_row, result[-1], strict=True):
+            phi.add_incoming(value, entry)
+            phi.add_incoming(again, latch)
+            out.add_incoming(value, entry)
+            out.add_incoming(again, latch)
+    return result, index_done
 
 
 def _store_tile(builder: Any, values: list[list[ir.Value]], out: ir.Value, out_stride: ir.Value) -> None:
@@ -76,11 +106,16 @@ def int8_tile(rows: int, columns: int) -> Any:
             a, a_stride, b, b_block_stride, groups, out, out_stride = arguments
             a_rows = _offsets(builder, a, a_stride, rows)
             b_blocks = _offsets(builder, b, b_block_stride, columns)
+            # While this panel is multiplied, the next one comes nearer: with few rows, memory is what all wait for.
+            next_panel = builder.mul(b_block_stride, ir.Constant(I64, columns))
+            next_blocks = [builder.add(block, next_panel) for block in b_blocks]
 
             def step(index: ir.Value, accumulators: list[list[ir.Value]]) -> list[list[ir.Value]]:
                 a_offset = builder.mul(index, ir.Constant(I64, 4))
                 b_offset = builder.mul(index, ir.Constant(I64, 64))
                 weights = [builder.load(address_to_pointer(builder, builder.add(block, b_offset), I32X16), align=4) for block in b_blocks]
+                for block in next_blocks:
+                    lowering.prefetch(builder, address_to_pointer(builder, builder.add(block, b_offset), ir.IntType(8)))
                 result = []
                 for row, accumulator in zip(a_rows, accumulators, strict=True):
                     four = builder.load(address_to_pointer(builder, builder.add(row, a_offset), I32), align=1)

@@ -130,6 +130,7 @@ absolute = _operation(
     (f32x16,),
     lambda b, x: b.bitcast(b.and_(b.bitcast(x, I32X16), constant_vector(I32, 0x7FFFFFFF)), F32X16),
 )
+negative = _operation(f32x16, (f32x16,), lambda b, x: b.fneg(x))
 swap_neighbours = _operation(f32x16, (f32x16,), lambda b, x: shuffle(b, x, None, [lane ^ 1 for lane in range(LANES)]))
 to_f32 = _operation(f32x16, (i32x16,), lambda b, x: b.sitofp(x, F32X16))
 as_f32 = _operation(f32x16, (i32x16,), lambda b, x: b.bitcast(x, F32X16))
