@@ -19,9 +19,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from tinybert_rt.engine.abi import UNITS
 from tinybert_rt.engine.cpus import available_cpus
+from tinybert_rt.engine.loader import LoadedObject, loadable
 from tinybert_rt.errors import CompileError
 from tinybert_rt.isa.levels import IsaLevel, llvm_features
 
@@ -38,21 +40,34 @@ class CompiledKernels:
     """Object files in memory, ready to call. Keep it alive as long as its addresses are used."""
 
     def __init__(self, objects: Sequence[bytes]) -> None:
-        try:
-            import llvmlite.binding as llvm
-        except ImportError:
-            raise CompileError(_NO_COMPILER) from None
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        machine = llvm.Target.from_default_triple().create_target_machine()
-        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-        for data in objects:
-            self._engine.add_object_file(llvm.ObjectFileRef.from_data(data))
-        self._engine.finalize_object()
+        self._objects: list[LoadedObject] = []
+        self._engine: Any = None
+        if all(loadable(data) for data in objects):
+            self._objects = [LoadedObject(data) for data in objects]
+        else:
+            self._engine = _load_by_llvm(objects)
 
     def address(self, name: str) -> int:
         """The address of the exported function `name`."""
-        return int(self._engine.get_function_address(name))
+        if self._engine is not None:
+            return int(self._engine.get_function_address(name))
+        return next(found for found in (each.address(name) for each in self._objects) if found is not None)
+
+
+def _load_by_llvm(objects: Sequence[bytes]) -> Any:
+    """An engine of LLVM's that holds the objects, for architectures that `engine.loader` does not know."""
+    try:
+        import llvmlite.binding as llvm
+    except ImportError:
+        raise CompileError(_NO_COMPILER) from None
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    for data in objects:
+        engine.add_object_file(llvm.ObjectFileRef.from_data(data))
+    engine.finalize_object()
+    return engine
 
 
 def load_kernels(level: IsaLevel, *units: str) -> CompiledKernels:
