@@ -10,7 +10,7 @@ from tinybert_rt.kernels import attention, attention_int8, linear, rows, vector
 from tinybert_rt.kernels import math as vector_math
 from tinybert_rt.kernels.jit import kernel
 from tinybert_rt.kernels.memory import load_i64, store_f32
-from tinybert_rt.kernels.panels import float_product, int8_rows
+from tinybert_rt.kernels.panels import float_product, int8_product
 from tinybert_rt.kernels.vector import load_f32x16, store_f32x16, store_i32x16
 
 _I = types.int64
@@ -72,28 +72,29 @@ def transpose(x, stride, y):
 
 
 @kernel
-def int8_product(arguments):
-    """All rows of one panel: a, a_stride, b, b_block_stride, groups, rows, out (int32 [rows][columns·16])."""
+def int8_matrix(arguments):
+    """a, a_stride, b, b_block_stride, groups, rows, out (int32 [rows][blocks·16]), out_stride, blocks."""
     a = load_i64(arguments)
     a_stride = load_i64(arguments + 8)
     out = load_i64(arguments + 48)
     row = 0
     rows_left = load_i64(arguments + 40)
-    tile_stride = load_i64(arguments + 56)
+    out_stride = load_i64(arguments + 56)
     while rows_left > 0:
-        done = int8_rows(
+        done = int8_product(
             rows_left,
             a + row * a_stride,
             a_stride,
             load_i64(arguments + 16),
             load_i64(arguments + 24),
             load_i64(arguments + 32),
+            load_i64(arguments + 64),
             out,
-            tile_stride,
+            out_stride,
         )
         row += done
         rows_left -= done
-        out += done * tile_stride
+        out += done * out_stride
     return row
 
 
@@ -137,7 +138,7 @@ def exports():
         ("map_round", map_round, void, [_I] * 3),
         ("sum_lanes", sum_lanes, void, [_I] * 2),
         ("transpose", transpose, void, [_I] * 3),
-        ("int8_product", int8_product, _I, [_I]),
+        ("int8_matrix", int8_matrix, _I, [_I]),
         ("float_matrix", float_matrix, _I, [_I]),
         ("quantize_row", rows.quantize_row, void, [_I] * 5),
         ("layer_norm_row", rows.layer_norm_row, void, [_I, _I, _I, Norm.pointer, _F, _I]),

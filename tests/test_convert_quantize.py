@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tinybert_rt.format.layout import pad
+from tinybert_rt.format.writer import pair_sums
 from tools import quantize
 
 SIZES = (1, 3, 4, 5, 15, 16, 17, 63, 64, 65, 97)
@@ -78,6 +79,14 @@ def test_columns_obey_the_pair_rule(inputs: int) -> None:
     largest = np.abs(weight).max(axis=1) / 127
     assert (scale >= largest.astype(np.float32)).all()
     assert (scale <= 2 * largest.astype(np.float64) * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("tiny", [1e-45, 1e-43, 1e-40, 1e-37])
+def test_columns_too_small_for_the_rule_become_zero_or_obey_it(tiny: float) -> None:
+    quantized, scale = quantize.quantize_columns(np.full((2, 4), tiny, np.float32))
+    assert pair_sums(quantized.astype(int)).max() <= 128
+    assert np.isfinite(scale).all()
+    assert np.abs(quantized * scale[:, None].astype(np.float64) - tiny).max() < 2e-36
 
 
 def test_columns_without_large_pairs_are_quantized_like_rows() -> None:

@@ -97,6 +97,16 @@ def test_the_same_bytes_on_every_level_with_any_threads_and_neighbours(dtype: st
                 assert alone.tobytes() == first[i].tobytes(), (level, threads, i)
 
 
+def test_more_workers_than_a_text_has_rows_for(tmp_path: Path) -> None:
+    """Eight workers share the columns of 80 rows, in two turns of the inner rows, and have rows of their own from 128 on."""
+    write_checkpoint(tmp_path, max_position_embeddings=200)
+    path = convert(tmp_path, "int8")
+    for length in (3, 80, 130, 200):
+        ids, offsets, types = ragged([length], 100)
+        expected = tb.load(path, threads=1).encode_ids(ids, offsets, types)
+        assert tb.load(path, threads=8).encode_ids(ids, offsets, types).tobytes() == expected.tobytes(), length
+
+
 def test_a_model_with_one_token_type_gives_it_to_both_texts_of_a_pair(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, type_vocab_size=1)
     model = tb.load(convert(tmp_path, "f32"), threads=1)

@@ -10,8 +10,6 @@ import pytest
 from conftest import LEVELS, Functions, compiled
 from scipy.special import erf
 
-from tinybert_rt.isa.levels import level_by_name
-
 EDGES = [1, 2, 3, 5, 6, 7, 12, 13, 17, 31]
 
 
@@ -146,15 +144,15 @@ def test_transpose(kernels: Functions) -> None:
 
 @pytest.mark.parametrize("rows", EDGES)
 @pytest.mark.parametrize("groups", [1, 2, 7, 96])
-def test_int8_tile_is_exact(kernels: Functions, rows: int, groups: int, request: pytest.FixtureRequest) -> None:
-    columns = level_by_name(request.node.callspec.params["kernels"]).tile_int8[1]
+@pytest.mark.parametrize("columns", [1, 4, 7])
+def test_int8_product_is_exact(kernels: Functions, rows: int, groups: int, columns: int) -> None:
     rng = np.random.default_rng(rows * 1000 + groups)
     a = rng.integers(0, 256, (rows, groups * 4), np.uint8)
     b = pair_rule(rng.integers(-127, 128, (columns, groups, 16, 4)))
     a[0], b[0, :, 0], b[0, :, 1] = 255, [64, 64, 127, 1], [-127, -1, -64, -64]  # the largest sums that 16 bits must hold
     out = np.empty((rows, columns * 16), np.int32)
-    arguments = np.array([at(a), groups * 4, at(b), groups * 64, groups, rows, at(out), columns * 64], np.int64)
-    kernels("int8_product", at(arguments))
+    arguments = np.array([at(a), groups * 4, at(b), groups * 64, groups, rows, at(out), columns * 64, columns], np.int64)
+    kernels("int8_matrix", at(arguments))
     weights = b.transpose(0, 2, 1, 3).reshape(columns * 16, groups * 4)
     assert (out == a.astype(np.int64) @ weights.astype(np.int64).T).all()
 
@@ -319,6 +317,17 @@ def test_attention_int8_is_its_integers(kernels: Functions) -> None:
     assert np.abs(out - v[5]).max() < 64 * 8e-5
 
 
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_attention_int8_of_infinite_values_is_infinite(kernels: Functions, which: int) -> None:
+    """Rounding to 8 bits must not make a finite number of what overflowed: the result's check would not find it."""
+    heads = random(3, 16, 32)
+    heads[which, 3] = np.inf
+    out = np.zeros((7, 32), np.float32)
+    scratch = aligned(kernels("attention_int8_bytes", 16, 32), 0)
+    kernels("attention_head_int8", *(at(each) for each in heads), 7, 32, 0.17, at(out), 128, at(scratch))
+    assert not np.isfinite(out).any()
+
+
 # ---------------------------------------------------------------- the promise
 
 
@@ -347,9 +356,13 @@ def test_every_level_gives_the_same_bytes() -> None:
         context = np.empty((37, 32), np.float32)
         scratch = np.zeros(kernels("attention_bytes", 64, 32) // 4, np.float32)
         kernels("attention_head", at(heads[0]), at(heads[1]), at(heads[2]), 37, 32, 0.17, at(context), 128, at(scratch), 64)
-        context_int8 = np.empty((37, 32), np.float32)
-        scratch = aligned(kernels("attention_int8_bytes", 48, 32), 0)
-        kernels("attention_head_int8", at(heads[0]), at(heads[1]), at(heads[2]), 37, 32, 0.17, at(context_int8), 128, at(scratch))
-        results += [y, product, q, scales, zeros, context, context_int8]
+        results += [y, product, q, scales, zeros, context]
+        for tokens, width in ((37, 32), (130, 16), (300, 80)):
+            heads = random(3, 304, width)
+            context = np.empty((tokens, width), np.float32)
+            scratch = aligned(kernels("attention_int8_bytes", 304, width), 0)
+            q, k, v = (at(each) for each in heads)
+            kernels("attention_head_int8", q, k, v, tokens, width, 0.17, at(context), width * 4, at(scratch))
+            results.append(context)
         digests.add(hashlib.sha256(b"".join(each.tobytes() for each in results)).hexdigest())
     assert len(digests) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,15 +161,43 @@ def test_a_pickled_model_is_opened_again(model: tb.Model) -> None:
         assert (copy.encode(TEXTS) == model.encode(TEXTS)).all()
 
 
+@pytest.mark.parametrize("texts", [["a cat"], ["", "the mat", "x" * 300], ["cat"] * 16, ["cat"] * 17, ["the cat " * 1000] * 3])
+@pytest.mark.parametrize("options", [{}, {"dim": 7}, {"max_tokens": 5}, {"truncation": "only_first", "dim": 64}])
+def test_few_texts_get_the_vectors_of_many(model: tb.Model, texts: list[str], options: dict[str, Any]) -> None:
+    """A list of a few short texts takes a shorter way through Python than an iterator."""
+    options = {"truncation": "truncate", **options}
+    assert model.encode(texts, **options).tobytes() == model.encode(iter(texts), **options).tobytes()
+    with pytest.raises(tb.errors.TextTooLongError, match="text 1 has 8 tokens, the limit is 5"):
+        model.encode(["cat", "cat cat cat cat cat cat"], truncation="error", max_tokens=5)
+    with pytest.warns(tb.errors.TruncationWarning, match="1 of 2 texts have more than 5 tokens"):
+        model.encode(["cat", "cat cat cat cat cat cat"], max_tokens=5)
+
+
+def test_a_model_can_be_used_while_the_process_ends() -> None:
+    """Exit handlers run in reverse order: this one after those that were registered when the model was loaded."""
+    import subprocess
+    import sys
+
+    code = (
+        "import atexit\n"
+        "atexit.register(lambda: print(model.encode(['a cat']).shape))\n"
+        "import tinybert_rt as tb\n"
+        f"model = tb.load({str(small_model_file())!r}, threads=2)\n"
+        "model.encode(['the mat'])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout == "(1, 64)\n"
+
+
 def test_exceptions_of_signal_handlers_leave_the_model_usable() -> None:
     """Raised at random places of a threaded call, again and again: no hang, no wrong vector, no thread too many."""
+    import os
     import signal
-    import threading
 
     model = tb.load(small_model_file(), threads=2)
     texts = TEXTS * 20
     expected = model.encode(texts).tobytes()
-    before = threading.active_count()
+    before = len(os.listdir("/proc/self/task"))
 
     def interrupt(number: int, frame: object) -> None:
         raise TimeoutError
@@ -189,7 +218,7 @@ def test_exceptions_of_signal_handlers_leave_the_model_usable() -> None:
         signal.signal(signal.SIGALRM, old)
     assert interrupted > 100
     assert model.encode(texts).tobytes() == expected
-    assert threading.active_count() <= before + 4
+    assert len(os.listdir("/proc/self/task")) <= before + 4
 
 
 def test_a_forked_child_gets_the_same_vectors() -> None:

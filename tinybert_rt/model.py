@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinybert_rt.encoder.structs import GROUP_TEXTS
+from tinybert_rt.encoder.structs import GROUP_TEXTS, GROUP_TOKENS
 from tinybert_rt.engine.arguments import between, caller_stack_level, integer, integers, one_of
 from tinybert_rt.engine.cpus import check_threads
 from tinybert_rt.engine.few import FEW_TEXTS, FEW_TOKENS, few_utf8
@@ -214,11 +214,11 @@ class Model:
         if policy is None or type(width) is not int or type(limit) is not int or not (1 <= width <= self._dim and 3 <= limit < 1 << 31):
             return None
         data = few_utf8(texts)
-        if data is None:
+        if data is None or len(data) * limit > GROUP_TOKENS:
             return None
         with self._pool.taken() as session:
             request = session.few.put_texts(data, width, policy, limit)
-            if session.run_few(request) != 0 or request.done != len(data):
+            if session.run(request) != 0 or request.done != len(data):
                 return None
             vectors = session.few.vectors(len(data), width)
             truncated = session.few.truncated(len(data)) if truncation is None else 0
@@ -327,7 +327,7 @@ class Model:
         if count <= FEW_TEXTS and ids.size <= FEW_TOKENS and types is None and not hidden_states:
             with self._pool.taken() as session:
                 request = session.few.put_ids(ids, offsets, count)
-                if session.run_few(request) == 0 and request.done == count:
+                if session.run(request) == 0 and request.done == count:
                     return session.few.vectors(count, self._dim)
         vectors = np.empty((count, self.dim), np.float32)
         hidden = np.empty((ids.size, self.dim), np.float32) if hidden_states else None

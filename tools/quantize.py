@@ -54,8 +54,9 @@ def quantize_columns(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     exact[:, :inputs] = weight
     sums = np.maximum(pair_sums(exact), pair_sums(-exact)).max(axis=1, initial=0.0)
     scale = np.maximum(np.abs(exact).max(axis=1, initial=0.0) / LARGEST, sums / MAX_PAIR_SUM).astype(np.float32)
+    scale[scale < np.finfo(np.float32).tiny] = 0  # a subnormal scale is too coarse for the rule
     exact /= np.where(scale > 0, scale, 1).astype(np.float64)[:, None]
-    quantized = np.clip(np.rint(exact), -LARGEST, LARGEST)
+    quantized = np.clip(np.rint(exact), -LARGEST, LARGEST) * (scale > 0)[:, None]
     for sign in (1, -1):
         excess = (sign * (quantized - exact)).reshape(outputs, -1, 2)
         rows, pairs = np.nonzero(pair_sums(sign * quantized) > MAX_PAIR_SUM)

@@ -200,10 +200,10 @@ def _run_chunks(session, request, worker, workers):  # type: ignore[no-untyped-d
     chunks = session.n_chunks
     if workers == 1 or chunks >= 4 * workers or (chunks >= workers and chunks % workers == 0):
         part = session.slices[worker]
-        # np.int64: a literal would make Numba compile another encoder for it.
         chunk = atomic_add(session.address + _NEXT_CHUNK_OFFSET, 1)
         while chunk < chunks:
             first = load_i64(session.chunks + 8 * chunk)
+            # np.int64: a literal would make Numba compile another encoder for it.
             forward(session, request, part, local, first, load_i64(session.chunks + 8 * (chunk + 1)), np.int64(0), np.int64(1))
             chunk = atomic_add(session.address + _NEXT_CHUNK_OFFSET, 1)
     else:

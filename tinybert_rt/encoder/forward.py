@@ -1,7 +1,7 @@
 """The encoder over one chunk of texts, run by every worker of a team in step (BERT: Devlin et al. 2019, section 3).
 
-Rows of all texts lie one behind the other, without padding. Between barriers, workers split a linear layer by columns,
-row-wise work by rows and attention by (text, head).
+Rows of all texts lie one behind the other, without padding. Between barriers, workers split row-wise work by rows, attention by
+(text, head), and linear layers by rows where there are many, else by columns.
 """
 
 from __future__ import annotations
@@ -149,6 +149,12 @@ def _attend(session, local, part, rows, worker, workers):  # type: ignore[no-unt
             attention_head(queries, keys, values, tokens, head_width, scale, out, context_stride, local.attention, session.attention_tokens)
 
 
+@inline
+def rows_apart(rows, workers):  # type: ignore[no-untyped-def]
+    """Whether workers take rows of their own instead of sharing the columns of each linear layer."""
+    return workers > 1 and rows >= ROWS_APART * workers
+
+
 @kernel
 def _layer(session, local, part, layer, rows, worker, workers):  # type: ignore[no-untyped-def]
     """One encoder layer; part.x and its quantized form are input and output.
@@ -164,7 +170,7 @@ def _layer(session, local, part, layer, rows, worker, workers):  # type: ignore[
     row, end, rank, team = np.int64(0), rows, worker, workers
     first, last = share(rows, worker, workers)
     inner = part
-    if workers > 1 and rows >= ROWS_APART * workers:
+    if rows_apart(rows, workers):
         row, end, rank, team = first, last, np.int64(0), np.int64(1)
         inner = session.slices[worker]
 
@@ -286,7 +292,8 @@ def forward(session, request, part, local, first_text, last_text, worker, worker
     meet(session, local, workers, _EMBED)
     for index in range(model.num_layers):
         _layer(session, local, part, model.layers[index], rows, worker, workers)
-    meet(session, local, workers, _NOTHING)
+    if rows_apart(rows, workers):
+        meet(session, local, workers, _NOTHING)
     for text in range(worker, last_text - first_text, workers):
         _finish_text(session, request, part, text, local.pooled)
     meet(session, local, workers, _POOL)

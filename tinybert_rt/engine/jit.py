@@ -51,7 +51,11 @@ class CompiledKernels:
         """The address of the exported function `name`."""
         if self._engine is not None:
             return int(self._engine.get_function_address(name))
-        return next(found for found in (each.address(name) for each in self._objects) if found is not None)
+        for each in self._objects:
+            found = each.address(name)
+            if found is not None:
+                return found
+        raise CompileError(f"the compiled kernels have no function {name!r}")
 
 
 def _load_by_llvm(objects: Sequence[bytes]) -> Any:

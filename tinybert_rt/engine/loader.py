@@ -10,11 +10,11 @@ from __future__ import annotations
 import mmap
 import struct
 
-from tinybert_rt.engine.library import ffi
+from tinybert_rt.engine.system import ffi, system
 from tinybert_rt.errors import CompileError
 
 _SHT_PROGBITS, _SHT_SYMTAB, _SHT_RELA, _SHT_NOBITS = 1, 2, 4, 8
-_SHF_ALLOC = 2
+_SHF_WRITE, _SHF_ALLOC = 1, 2
 _R_64, _R_PC32, _R_PLT32 = 1, 2, 4
 _EM_X86_64 = 62
 _PROT_READ_EXEC = 1 | 4
@@ -28,7 +28,7 @@ class LoadedObject:
     def __init__(self, data: bytes) -> None:
         try:
             self._load(data)
-        except (struct.error, ValueError, IndexError, KeyError) as error:
+        except (struct.error, ValueError, IndexError, OverflowError, OSError) as error:
             raise CompileError(f"a compiled object cannot be loaded: {error}") from error
 
     def _load(self, data: bytes) -> None:
@@ -39,6 +39,8 @@ class LoadedObject:
         for index, section in enumerate(sections):
             _, kind, flags, _, _, length, _, _, align, _ = section
             if flags & _SHF_ALLOC and kind in (_SHT_PROGBITS, _SHT_NOBITS):
+                if flags & _SHF_WRITE and kind == _SHT_NOBITS:
+                    raise ValueError("it has variables")
                 size = -(-size // max(align, 1)) * max(align, 1)
                 places[index] = size
                 size += length
@@ -53,14 +55,16 @@ class LoadedObject:
             if section[1] == _SHT_RELA and section[7] in places:
                 self._relocate(data, section, places, symbols, base)
         self._addresses = {name: base + places[where] + value for name, where, value in symbols if name and where in places}
-        if _system.mprotect(ffi.cast("void *", base), len(self._memory), _PROT_READ_EXEC) != 0:
+        if system is None or system.mprotect(ffi.cast("void *", base), len(self._memory), _PROT_READ_EXEC) != 0:
             raise CompileError("the system does not allow memory to become executable: compiled kernels cannot run here")
 
     def _relocate(self, data: bytes, section: _Section, places: dict[int, int], symbols: list[tuple[str, int, int]], base: int) -> None:
         begin, length, target = section[4], section[5], places[section[7]]
         for offset, info, addend in struct.iter_unpack("<QQq", data[begin : begin + length]):
             kind = info & 0xFFFFFFFF
-            _, where, value = symbols[info >> 32]
+            name, where, value = symbols[info >> 32]
+            if where not in places:
+                raise ValueError(f"the symbol {name!r} is not defined in it")
             at = target + offset
             wanted = base + places[where] + value + addend
             if kind in (_R_PC32, _R_PLT32):
@@ -89,15 +93,12 @@ def _sections(data: bytes) -> list[_Section]:
 
 def _symbols(data: bytes, sections: list[_Section]) -> list[tuple[str, int, int]]:
     """Name, section and offset in it of each symbol."""
-    table = next(section for section in sections if section[1] == _SHT_SYMTAB)
+    table = next((section for section in sections if section[1] == _SHT_SYMTAB), None)
+    if table is None:
+        raise ValueError("it has no symbols")
     names = sections[table[6]][4]
     symbols = []
     for name, _, _, where, value, _ in struct.iter_unpack("<IBBHQQ", data[table[4] : table[4] + table[5]]):
         start = names + name
         symbols.append((data[start : data.index(b"\0", start)].decode(), where, value))
     return symbols
-
-
-_finder = ffi.__class__()
-_finder.cdef("int mprotect(void *, size_t, int);")
-_system = _finder.dlopen(None)

@@ -35,20 +35,19 @@ class Session:
         self._alone = workers == 1
         if not self._alone:
             prepare_waiting(self.struct)
-            weakref.finalize(self, _close, Helpers(library, self.struct, self._arena), _forks)
+            helpers = Helpers(library, self.struct, self._arena)
+            # Not at exit: the threads are daemons, and a session without them would wait for ever in a later exit handler.
+            weakref.finalize(self, _close, helpers, _forks).atexit = False
+            helpers.start()
 
     @property
     def usable(self) -> bool:
         """False in a child process that inherited the session without its threads."""
         return self._alone or self._born == _forks
 
-    def run(self) -> int:
-        """Encode one group of the request; returns the status."""
-        return self.library.encode(self.struct, self.request)  # type: ignore[no-any-return]
-
-    def run_few(self, request: Any) -> int:
-        """Encode a request of `self.few`; returns the status."""
-        return self.library.encode(self.struct, request)  # type: ignore[no-any-return]
+    def run(self, request: Any = None) -> int:
+        """Encode one group of the session's own request, or of one of `self.few`; returns the status."""
+        return self.library.encode(self.struct, self.request if request is None else request)  # type: ignore[no-any-return]
 
 
 _forks = 0

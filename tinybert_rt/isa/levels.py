@@ -32,7 +32,7 @@ class IsaLevel:
         alternatives: ways to build it; the first that the CPU offers is taken.
         dot: name of the lowering of the u8×s8 dot product, see `isa.lowering`.
         fused_multiply_add: the level has a fused multiply-add instruction (else it is emulated exactly).
-        tile_int8: rows and 16-lane columns of the int8 GEMM tile.
+        tile_int8: rows (1 to 6) and 16-lane columns (1, 2 or 4) of the int8 GEMM tile.
         tile_float: rows and 16-lane columns of the float GEMM tile.
         vector_bits: widest register that LLVM should use.
     """

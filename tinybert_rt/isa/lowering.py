@@ -1,4 +1,4 @@
-"""Hand-written lowerings: the u8×s8 dot product per instruction set, and an exact fused multiply-add where there is none.
+"""Hand-written lowerings: the u8×s8 dot product per instruction set, an exact fused multiply-add where there is none, and hints.
 
 All of them work on 16 lanes of 32 bits. `dot4` adds to each int32 lane the sum of four products of neighbouring bytes:
 
@@ -12,9 +12,9 @@ All of them work on 16 lanes of 32 bits. `dot4` adds to each int32 lane the sum 
 | sse2        | 8 pmaddwd + 8 paddd on bytes that are widened to 16 bits  | SSE2                     |
 | portable    | 4 shifts, 4 products and 4 sums of 32 bits                | nothing                  |
 
-`vpmaddubsw` adds two products in 16 bits with saturation. It never saturates here, because of the **pair rule**: of the
+`vpmaddubsw` adds two products in 16 bits with saturation. It never saturates where b obeys the **pair rule**: of the
 bytes b[2*i] and b[2*i + 1], those of one sign add up to at most 128 in magnitude, and 255·128 < 2**15. Weights obey it
-in the model file (FORMAT.md), keys and values of attention by the way they are quantized.
+in every model file that the writer lets pass (FORMAT.md, rule 8), keys and values of attention by the way they are quantized.
 """
 
 from __future__ import annotations

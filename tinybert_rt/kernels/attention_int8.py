@@ -1,4 +1,4 @@
-"""Multi-head self-attention of one text and one head with int8 products (Vaswani et al. 2017, section 3.2.1), without padding.
+"""Multi-head self-attention of one text and one head with int8 products (Vaswani et al. 2017, section 3.2.1).
 
 Queries become u8 with a zero point per row; keys and values become s8 with a scale per token, so that they obey the pair rule of
 `isa.lowering`: neighbouring elements of a key add up to at most 127 before they are rounded, and values, whose neighbours are other
@@ -49,6 +49,8 @@ _LOG2_E = _F(math.log2(math.e))
 _KEY_LIMIT = _F(127.0)
 _VALUE_LIMIT = _F(64.0)
 _SMALLEST = _F(1e-20)
+_OVERFLOW = _F(1e37)
+_INFINITE = _F(np.inf)
 _LOWEST = _F(-125.0)
 _NEVER = _F(-1e30)
 _HUGE = _F(-3.0e38)
@@ -86,11 +88,14 @@ def _inverse(largest, limit):  # type: ignore[no-untyped-def]
 def _prepare_keys(keys, tokens, padded, head_width, out, scales, sums, block):  # type: ignore[no-untyped-def]
     """Keys as weights of the int8 tile: 16 tokens are the columns of a block, the head's elements the depth.
 
+    Returns the largest magnitude of the keys.
+
     Args:
         keys: float32 [padded][head_width], finite or not behind `tokens`. out: [padded/16][head_width/4] groups.
         scales, sums: float32 [padded]: scale, and sum of the quantized elements, of each token.
         block: scratch of 16 rows of 64 bytes, twice, and 16 float32.
     """
+    worst = _ZERO
     groups = head_width >> 2
     turned = block + 1024
     inverses = block + 2048
@@ -103,6 +108,8 @@ def _prepare_keys(keys, tokens, padded, head_width, out, scales, sums, block):  
             scale = largest / _KEY_LIMIT
             if token + r >= tokens:
                 scale = _ZERO
+            else:
+                worst = max(largest, worst)
             store_f32(scales + 4 * (token + r), scale)
         total = splat_i32(0)
         target = out + (token >> 4) * groups * 64
@@ -119,22 +126,29 @@ def _prepare_keys(keys, tokens, padded, head_width, out, scales, sums, block):  
                 total = dot4(total, ones, weights)
                 store_i32x16(target + ((first >> 2) + group) * 64, weights)
         store_f32x16(sums + 4 * token, to_f32(total))
+    return worst
 
 
 @outlined
 def _prepare_values(values, tokens, padded, head_width, out, shifts, inverse_scales):  # type: ignore[no-untyped-def]
     """Values as weights of the int8 tile: 16 elements of the head are the columns of a block, the tokens the depth.
 
+    Returns the largest magnitude of the values.
+
     Args:
         values: float32 [padded][head_width], finite or not behind `tokens`. out: [head_width/16][padded/4] groups.
         shifts, inverse_scales: float32 [padded]: log2 of each token's scale and its inverse; behind `tokens` so small, and
             zero, that these keys never count.
     """
+    worst = _ZERO
     stride = head_width * 4
     groups = padded >> 2
     for token in range(padded):
         # Until the loop below, `shifts` holds the largest magnitudes.
-        store_f32(shifts + 4 * token, max(_largest_magnitude(values + token * stride, head_width), _SMALLEST))
+        largest_here = _largest_magnitude(values + token * stride, head_width)
+        store_f32(shifts + 4 * token, max(largest_here, _SMALLEST))
+        if token < tokens:
+            worst = max(largest_here, worst)
     low = splat_i32(255)
     for group in range(groups):
         row = values + group * 4 * stride
@@ -158,6 +172,7 @@ def _prepare_values(values, tokens, padded, head_width, out, shifts, inverse_sca
     for token in range(tokens, padded):
         store_f32(inverse_scales + 4 * token, _ZERO)
         store_f32(shifts + 4 * token, _NEVER)
+    return worst
 
 
 @inline
@@ -232,8 +247,8 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, out, o
     shifts = sums + padded * 4
     inverse_scales = shifts + padded * 4
     work = inverse_scales + padded * 4
-    _prepare_keys(keys, tokens, padded, head_width, key_weights, scales, sums, work)
-    _prepare_values(values, tokens, padded, head_width, value_weights, shifts, inverse_scales)
+    worst = _prepare_keys(keys, tokens, padded, head_width, key_weights, scales, sums, work)
+    worst = max(_prepare_values(values, tokens, padded, head_width, value_weights, shifts, inverse_scales), worst)
 
     q = work
     scores = _take(q, INT8_ROWS * q_stride)
@@ -250,6 +265,7 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, out, o
         count = min(INT8_ROWS, tokens - row)
         for r in range(count):
             quantize_row(queries + (row + r) * stride, head_width, q + r * q_stride, q_scales + 4 * r, q_zeros + 4 * r)
+            worst = max(load_f32(q_scales + 4 * r), worst)
         done = count
         for block in range(blocks):
             first = block * BLOCK
@@ -288,6 +304,11 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, out, o
                         part = part + load_f32x16(target + i)
                     store_f32x16(target + i, part)
         row += done
+    if worst > _OVERFLOW:
+        # Rounding to 8 bits would make finite numbers of infinite ones; this keeps them infinite up to the check of the result.
+        for r in range(tokens):
+            for i in range(0, stride, 64):
+                store_f32x16(out + r * out_stride + i, splat_f32(_INFINITE))
 
 
 @inline

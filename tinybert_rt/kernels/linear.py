@@ -31,22 +31,12 @@ RESIDUAL = np.int64(-2)
 
 
 @inline
-def _finish(epilogue, value, residual):  # type: ignore[no-untyped-def]
+def _finish(epilogue, value, residual, activation):  # type: ignore[no-untyped-def]
     if epilogue == PLAIN:
         return value
     if epilogue == RESIDUAL:
         return value + load_f32x16(residual)
-    return activate(epilogue, value)
-
-
-@inline
-def _finish_near(epilogue, value, residual):  # type: ignore[no-untyped-def]
-    """What an activation gives in an int8 model is quantized next."""
-    if epilogue == PLAIN:
-        return value
-    if epilogue == RESIDUAL:
-        return value + load_f32x16(residual)
-    return activate_near(epilogue, value)
+    return activation(epilogue, value)
 
 
 @inline
@@ -95,7 +85,7 @@ def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, 
                     scale = splat_f32(load_f32(scales + 4 * (row + r)))
                     value = fma(to_f32(accumulator - zero * column_sum), weight_scale * scale, bias)
                     at = offset + r * out_stride
-                    store_f32x16(out + at, _finish_near(epilogue, value, residual + at))
+                    store_f32x16(out + at, _finish(epilogue, value, residual + at, activate_near))
             row += done
         block += INT8_COLUMNS
 
@@ -126,6 +116,6 @@ def linear_float(x, x_stride, rows, weights, first, last, target, epilogue, tile
                 for r in range(done):
                     value = load_f32x16(tile + (r * FLOAT_COLUMNS + j) * 64) + bias
                     at = offset + r * out_stride
-                    store_f32x16(out + at, _finish(epilogue, value, residual + at))
+                    store_f32x16(out + at, _finish(epilogue, value, residual + at, activate))
             row += done
         block += FLOAT_COLUMNS

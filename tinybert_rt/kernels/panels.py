@@ -6,11 +6,13 @@ This module is imported while kernels are compiled for one level: the tile sizes
 from __future__ import annotations
 
 from tinybert_rt.isa.lowering import active
-from tinybert_rt.kernels.jit import inline, kernel
+from tinybert_rt.kernels.jit import inline, kernel, outlined
 from tinybert_rt.kernels.tile import float_tile, int8_tile
 
 INT8_ROWS, INT8_COLUMNS = active().tile_int8
 FLOAT_ROWS, FLOAT_COLUMNS = active().tile_float
+if not (1 <= INT8_ROWS <= 6 and INT8_COLUMNS in (1, 2, 4)):
+    raise ValueError(f"tile_int8 {INT8_ROWS}×{INT8_COLUMNS}: the dispatch below knows 1 to 6 rows and 1, 2 or 4 columns")
 NARROW_COLUMNS = min(FLOAT_COLUMNS, 2)
 """Column blocks of the narrower float tile, so that attention need not pad to the wide one."""
 
@@ -30,7 +32,7 @@ def _int8_rows(columns):
     """
     tile6, tile5, tile4, tile3, tile2, tile1 = (int8_tile(min(rows, INT8_ROWS), columns) for rows in (6, 5, 4, 3, 2, 1))
 
-    @kernel
+    @outlined
     def int8_rows(rows, a, a_stride, b, b_block_stride, groups, out, out_stride):
         height = tile_height(rows, INT8_ROWS)
         if INT8_ROWS >= 6 and height == 6:
@@ -84,7 +86,7 @@ def _float_rows(columns):
     two = float_tile(2, columns)
     one = float_tile(1, columns)
 
-    @kernel
+    @outlined
     def float_rows(rows, a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride):
         if rows >= FLOAT_ROWS:
             full(a, a_stride, b, b_block_stride, b_stride, depth, out, out_stride)

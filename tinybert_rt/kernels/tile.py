@@ -1,7 +1,7 @@
 """The two GEMM micro-kernels, written directly as LLVM IR: a tile of rows × 16-lane columns held in registers.
 
-Both walk the depth once and keep rows·columns accumulators as loop-carried values. Depth order is the same for every
-tile size, so an output value does not depend on the tile that computed it.
+Both walk the depth once, in steps of a few and then of one, and keep rows·columns accumulators as loop-carried values. Depth
+order is the same for every tile size, so an output value does not depend on the tile that computed it.
 """
 
 from __future__ import annotations

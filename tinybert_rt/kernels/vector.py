@@ -142,14 +142,8 @@ def _round_to_i32(builder: Any, value: ir.Value) -> ir.Value:
     return builder.sub(builder.bitcast(shifted, I32X16), constant_vector(I32, _ROUND_MAGIC_BITS))
 
 
-def _round_f32(builder: Any, value: ir.Value) -> ir.Value:
-    magic = constant_vector(F32, _ROUND_MAGIC)
-    return builder.fsub(builder.fadd(value, magic), magic)
-
-
 # Rounding half to even, for |x| < 2**22.
 round_to_i32 = _operation(i32x16, (f32x16,), _round_to_i32)
-round_f32 = _operation(f32x16, (f32x16,), _round_f32)
 
 
 def _lanes_below(builder: Any, count: ir.Value) -> ir.Value:

@@ -1,0 +1,27 @@
+"""The C library's functions that workers and the loader use, by cffi."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cffi
+
+ffi = cffi.FFI()
+ffi.cdef(
+    "int sched_yield(void); int sem_init(void *, int, unsigned); int sem_wait(void *); int sem_post(void *);"
+    "int mprotect(void *, size_t, int);"
+)
+
+
+def _load() -> Any:
+    """The functions, or None where they are not found."""
+    try:
+        library = ffi.dlopen(None)
+        if all(hasattr(library, name) for name in ("sched_yield", "sem_init", "sem_wait", "sem_post", "mprotect")):
+            return library
+    except OSError:
+        pass
+    return None
+
+
+system = _load()
