@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinybert_rt.encoder.forward import forward
-from tinybert_rt.encoder.structs import STAGES, Session
+from tinybert_rt.encoder.structs import NO_STAGE, TOKENIZE, Session
 from tinybert_rt.encoder.team import give_job, mark, meet, wait_for_job
 from tinybert_rt.errors import InvalidArgumentError, TokenIdError
 from tinybert_rt.kernels.jit import kernel
@@ -17,8 +17,6 @@ from tinybert_rt.kernels.memory import atomic_add, load_i32, load_i64, load_u8, 
 from tinybert_rt.text.sequence import tokenize
 
 _NEXT_CHUNK_OFFSET = Session.fields["next_chunk"].offset
-_TOKENIZE = STAGES.index("tokenize")
-_NOTHING = -1
 _BAD_ID = TokenIdError.code
 _BAD_ARGUMENT = InvalidArgumentError.code
 
@@ -160,7 +158,7 @@ def encode_group(session, request):
     is wrong with which text, and the texts before it are finished. Returns request.status.
     """
     local = session.locals[0]
-    mark(local, _NOTHING)
+    mark(local, NO_STAGE)
     request.status = 0
     request.item = -1
     request.done = 0
@@ -171,7 +169,7 @@ def encode_group(session, request):
         else:
             _check_ids(session, request)
     _cut_chunks(session, request)
-    mark(local, _TOKENIZE)
+    mark(local, TOKENIZE)
     if session.workers > 1 and request.done > 0:
         session.request = request
         give_job(session)
@@ -211,4 +209,4 @@ def _run_chunks(session, request, worker, workers):  # type: ignore[no-untyped-d
             first = load_i64(session.chunks + 8 * chunk)
             last = load_i64(session.chunks + 8 * (chunk + 1))
             forward(session, request, session.slices[0], local, first, last, worker, workers)
-    meet(session, local, workers, _NOTHING)
+    meet(session, local, workers, NO_STAGE)

@@ -8,7 +8,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinybert_rt.encoder.structs import ROWS_APART, STAGES
+from tinybert_rt.encoder.structs import (
+    ATTENTION,
+    ATTENTION_OUTPUT,
+    EMBED,
+    FFN_IN,
+    FFN_OUT,
+    NO_STAGE,
+    NORM,
+    POOL,
+    QKV,
+    QUANTIZE_CONTEXT,
+    QUANTIZE_INNER,
+    ROWS_APART,
+)
 from tinybert_rt.encoder.team import meet, share
 from tinybert_rt.errors import NonFiniteResultError
 from tinybert_rt.format.layout import POOLINGS, WEIGHT_DTYPES
@@ -34,22 +47,6 @@ _INT8 = WEIGHT_DTYPES["int8"]
 _CLS = POOLINGS["cls"]
 _MEAN = POOLINGS["mean"]
 _NON_FINITE = NonFiniteResultError.code
-_NOTHING = -1
-_EMBED, _QKV, _ATTENTION, _QUANTIZE_CONTEXT, _ATTENTION_OUTPUT, _NORM, _FFN_IN, _QUANTIZE_INNER, _FFN_OUT, _POOL = (
-    STAGES.index(name)
-    for name in (
-        "embed",
-        "qkv",
-        "attention",
-        "quantize context",
-        "attention output",
-        "norm",
-        "ffn in",
-        "quantize inner",
-        "ffn out",
-        "pool",
-    )
-)
 _F = np.float32
 
 
@@ -181,20 +178,20 @@ def _layer(session, local, part, layer, rows, worker, workers):  # type: ignore[
     zeros = part.zeros + 4 * row
     _target_heads(target, session, part.heads, rows, row)
     _linear(session, local, x + at, x_stride, scales, zeros, end - row, layer.qkv, target, PLAIN, rank, team)
-    meet(session, local, workers, _QKV)
+    meet(session, local, workers, QKV)
     _attend(session, local, part, rows, worker, workers)
-    meet(session, local, workers, _ATTENTION)
+    meet(session, local, workers, ATTENTION)
 
     context_width = session.context_width
     _quantize_rows(model, part.context, context_width, part, q_width, first, last)
-    meet(session, local, team, _QUANTIZE_CONTEXT)
+    meet(session, local, team, QUANTIZE_CONTEXT)
     context = part.q + row * q_width if int8 else part.context + row * context_width * 4
     context_stride = q_width if int8 else context_width * 4
     _target_rows(target, part.x, width, part.x, row)
     _linear(session, local, context, context_stride, scales, zeros, end - row, layer.attention_output, target, RESIDUAL, rank, team)
-    meet(session, local, team, _ATTENTION_OUTPUT)
+    meet(session, local, team, ATTENTION_OUTPUT)
     _norm_rows(session, part, layer.attention_norm, first, last)
-    meet(session, local, team, _NORM)
+    meet(session, local, team, NORM)
 
     inner_width = model.intermediate_width
     inner_x = inner.inner_q if int8 else inner.inner
@@ -206,17 +203,17 @@ def _layer(session, local, part, layer, rows, worker, workers):  # type: ignore[
         zeros = part.zeros + 4 * begin
         _target_rows(target, inner.inner, inner_width, 0, 0)
         _linear(session, local, x + at, x_stride, scales, zeros, count, layer.ffn_in, target, model.activation, rank, team)
-        meet(session, local, team, _FFN_IN)
+        meet(session, local, team, FFN_IN)
         if int8:
             _quantize_inner(inner, inner_width, count, rank, team)
-            meet(session, local, team, _QUANTIZE_INNER)
+            meet(session, local, team, QUANTIZE_INNER)
         _target_rows(target, part.x, width, part.x, begin)
         scales = inner.inner_scales
         zeros = inner.inner_zeros
         _linear(session, local, inner_x, inner_stride, scales, zeros, count, layer.ffn_out, target, RESIDUAL, rank, team)
-        meet(session, local, team, _FFN_OUT)
+        meet(session, local, team, FFN_OUT)
     _norm_rows(session, part, layer.ffn_norm, first, last)
-    meet(session, local, team, _NORM)
+    meet(session, local, team, NORM)
 
 
 @inline
@@ -284,16 +281,16 @@ def forward(session, request, part, local, first_text, last_text, worker, worker
             store_i64(part.row_starts + 8 * (text - first_text), rows)
             rows += load_i64(request.id_offsets + 8 * (text + 1)) - load_i64(request.id_offsets + 8 * text)
         store_i64(part.row_starts + 8 * (last_text - first_text), rows)
-    meet(session, local, workers, _NOTHING)
+    meet(session, local, workers, NO_STAGE)
     rows = load_i64(part.row_starts + 8 * (last_text - first_text))
     first, last = share(rows, worker, workers)
     _embed(session, request, part, first, last)
     _norm_rows(session, part, model.embedding_norm, first, last)
-    meet(session, local, workers, _EMBED)
+    meet(session, local, workers, EMBED)
     for index in range(model.num_layers):
         _layer(session, local, part, model.layers[index], rows, worker, workers)
     if rows_apart(rows, workers):
-        meet(session, local, workers, _NOTHING)
+        meet(session, local, workers, NO_STAGE)
     for text in range(worker, last_text - first_text, workers):
         _finish_text(session, request, part, text, local.pooled)
-    meet(session, local, workers, _POOL)
+    meet(session, local, workers, POOL)

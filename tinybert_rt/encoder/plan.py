@@ -9,7 +9,7 @@ from tinybert_rt.format.layout import WEIGHT_DTYPES
 from tinybert_rt.kernels.attention import attention_bytes
 from tinybert_rt.kernels.attention_int8 import attention_int8_bytes
 from tinybert_rt.kernels.jit import inline, kernel
-from tinybert_rt.kernels.memory import store_f32
+from tinybert_rt.kernels.memory import store_f32, take
 from tinybert_rt.kernels.panels import FLOAT_COLUMNS, FLOAT_ROWS, INT8_COLUMNS, INT8_ROWS, NARROW_COLUMNS
 from tinybert_rt.kernels.struct_types import struct_at
 from tinybert_rt.text.limits import WORD_SCRATCH_BYTES
@@ -27,12 +27,6 @@ _workers_at = struct_at(Worker)
 @inline
 def _round_up(value, multiple):  # type: ignore[no-untyped-def]
     return (value + multiple - 1) // multiple * multiple
-
-
-@inline
-def _take(cursor, size):  # type: ignore[no-untyped-def]
-    """The cursor behind `size` bytes, 64-byte aligned."""
-    return cursor + _round_up(size, 64)
 
 
 @kernel
@@ -70,17 +64,17 @@ def plan_session(session, model, arena, workers):  # type: ignore[no-untyped-def
 
     cursor = arena
     slices = cursor
-    cursor = _take(cursor, workers * _SLICE_BYTES)
+    cursor = take(cursor, workers * _SLICE_BYTES)
     workers_at = cursor
-    cursor = _take(cursor, workers * _WORKER_BYTES)
+    cursor = take(cursor, workers * _WORKER_BYTES)
     session.ids = cursor
-    cursor = _take(cursor, session.group_tokens * 4)
+    cursor = take(cursor, session.group_tokens * 4)
     session.types = cursor
-    cursor = _take(cursor, session.group_tokens)
+    cursor = take(cursor, session.group_tokens)
     session.id_offsets = cursor
-    cursor = _take(cursor, (GROUP_TEXTS + 1) * 8)
+    cursor = take(cursor, (GROUP_TEXTS + 1) * 8)
     session.chunks = cursor
-    cursor = _take(cursor, (GROUP_TEXTS + 1) * 8)
+    cursor = take(cursor, (GROUP_TEXTS + 1) * 8)
     for index in range(workers):
         cursor = _plan_slice(session, model, _slices_at(slices)[index], cursor, arena != 0)
         cursor = _plan_worker(session, model, _workers_at(workers_at)[index], cursor, arena != 0)
@@ -95,18 +89,18 @@ def plan_session(session, model, arena, workers):  # type: ignore[no-untyped-def
 def _plan_slice(session, model, part, cursor, place):  # type: ignore[no-untyped-def]
     rows = session.chunk_tokens
     x = cursor
-    q = _take(x, rows * model.hidden_width * 4)
-    scales = _take(q, rows * session.q_width)
-    zeros = _take(scales, rows * 4)
-    heads = _take(zeros, rows * 4)
+    q = take(x, rows * model.hidden_width * 4)
+    scales = take(q, rows * session.q_width)
+    zeros = take(scales, rows * 4)
+    heads = take(zeros, rows * 4)
     # The last head's keys and values are read up to a whole tile behind the last row.
-    context = _take(heads, (3 * session.head_slots * rows + _KEY_MULTIPLE) * session.head_width * 4 + 64)
-    inner = _take(context, rows * session.context_width * 4)
-    inner_q = _take(inner, session.inner_rows * model.intermediate_width * 4)
-    inner_scales = _take(inner_q, session.inner_rows * model.intermediate_width)
-    inner_zeros = _take(inner_scales, session.inner_rows * 4)
-    row_starts = _take(inner_zeros, session.inner_rows * 4)
-    end = _take(row_starts, (GROUP_TEXTS + 1) * 8)
+    context = take(heads, (3 * session.head_slots * rows + _KEY_MULTIPLE) * session.head_width * 4 + 64)
+    inner = take(context, rows * session.context_width * 4)
+    inner_q = take(inner, session.inner_rows * model.intermediate_width * 4)
+    inner_scales = take(inner_q, session.inner_rows * model.intermediate_width)
+    inner_zeros = take(inner_scales, session.inner_rows * 4)
+    row_starts = take(inner_zeros, session.inner_rows * 4)
+    end = take(row_starts, (GROUP_TEXTS + 1) * 8)
     if place:
         part.x = x
         part.q = q
@@ -135,14 +129,14 @@ def _clear_padding(session, model, part):
 @kernel
 def _plan_worker(session, model, worker, cursor, place):  # type: ignore[no-untyped-def]
     tile = cursor
-    attention = _take(tile, TILE_BYTES)
+    attention = take(tile, TILE_BYTES)
     if model.weight_dtype == _INT8:
-        pooled = _take(attention, attention_int8_bytes(session.attention_tokens, session.head_width))
+        pooled = take(attention, attention_int8_bytes(session.attention_tokens, session.head_width))
     else:
-        pooled = _take(attention, attention_bytes(session.attention_tokens, session.head_width))
-    text = _take(pooled, model.hidden_width * 4)
-    semaphore = _take(text, WORD_SCRATCH_BYTES)
-    end = _take(semaphore, SEMAPHORE_BYTES)
+        pooled = take(attention, attention_bytes(session.attention_tokens, session.head_width))
+    text = take(pooled, model.hidden_width * 4)
+    semaphore = take(text, WORD_SCRATCH_BYTES)
+    end = take(semaphore, SEMAPHORE_BYTES)
     if place:
         worker.tile = tile
         worker.attention = attention

@@ -63,6 +63,23 @@ STAGES = (
 )
 """What a worker does, as `mark` counts it; `bench.stages` shows the times."""
 
+(
+    TOKENIZE,
+    EMBED,
+    QKV,
+    ATTENTION,
+    QUANTIZE_CONTEXT,
+    ATTENTION_OUTPUT,
+    NORM,
+    FFN_IN,
+    QUANTIZE_INNER,
+    FFN_OUT,
+    POOL,
+    WAIT,
+) = range(len(STAGES))
+NO_STAGE = -1
+"""For `mark`: time that is counted nowhere."""
+
 SEMAPHORE_BYTES = 64
 """Room for the operating system's semaphore that a worker sleeps on."""
 

@@ -6,7 +6,7 @@ its end. They wait for a job by spinning for a moment, so that calls in quick su
 
 from __future__ import annotations
 
-from tinybert_rt.encoder.structs import STAGES, Session, Worker
+from tinybert_rt.encoder.structs import WAIT, Session, Worker
 from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.memory import (
     atomic_add,
@@ -27,7 +27,6 @@ _GENERATION_OFFSET = Session.fields["barrier_generation"].offset
 _JOB_OFFSET = Session.fields["job"].offset
 _CLOSING_OFFSET = Session.fields["closing"].offset
 _ASLEEP_OFFSET = Worker.fields["asleep"].offset
-_WAIT = STAGES.index("wait")
 
 
 @inline
@@ -52,7 +51,7 @@ def meet(session, local, workers, stage):  # type: ignore[no-untyped-def]
     mark(local, stage)
     if workers > 1:
         barrier(session, workers)
-        mark(local, _WAIT)
+        mark(local, WAIT)
 
 
 @kernel

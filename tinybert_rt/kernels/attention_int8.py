@@ -19,7 +19,7 @@ import numpy as np
 
 from tinybert_rt.kernels.jit import inline, kernel, outlined
 from tinybert_rt.kernels.math import exp2, exp2_levels, log2
-from tinybert_rt.kernels.memory import load_f32, load_i32, store_f32
+from tinybert_rt.kernels.memory import load_f32, load_i32, store_f32, take
 from tinybert_rt.kernels.panels import INT8_ROWS, int8_product
 from tinybert_rt.kernels.rows import quantize_row
 from tinybert_rt.kernels.vector import (
@@ -217,11 +217,6 @@ def attention_int8_bytes(max_tokens, head_width):  # type: ignore[no-untyped-def
     return operands + tables + 2048 + 64 + INT8_ROWS * row + 64 * 8
 
 
-@inline
-def _take(cursor, size):  # type: ignore[no-untyped-def]
-    return cursor + ((size + 63) & -64)
-
-
 @outlined
 def attention_head_int8(queries, keys, values, tokens, head_width, scale, out, out_stride, scratch):  # type: ignore[no-untyped-def]
     """context = softmax(scale·Q·Kᵀ)·V for one text and head.
@@ -237,12 +232,10 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, out, o
     key_groups = padded >> 2
     blocks = _blocks(padded)
     stride = head_width * 4
-    q_stride = head_width
-    p_stride = padded
 
     key_weights = scratch
-    value_weights = _take(key_weights, (padded >> 4) * groups * 64)
-    scales = _take(value_weights, (head_width >> 4) * key_groups * 64)
+    value_weights = take(key_weights, (padded >> 4) * groups * 64)
+    scales = take(value_weights, (head_width >> 4) * key_groups * 64)
     sums = scales + padded * 4
     shifts = sums + padded * 4
     inverse_scales = shifts + padded * 4
@@ -251,20 +244,20 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, out, o
     worst = max(_prepare_values(values, tokens, padded, head_width, value_weights, shifts, inverse_scales), worst)
 
     q = work
-    scores = _take(q, INT8_ROWS * q_stride)
+    scores = take(q, INT8_ROWS * head_width)
     p = scores + INT8_ROWS * BLOCK * 4
-    context = _take(p, INT8_ROWS * p_stride)
+    context = take(p, INT8_ROWS * padded)
     q_scales = context + INT8_ROWS * stride
     q_zeros = q_scales + INT8_ROWS * 4
     # Of one query: the maxima and sums of its blocks.
-    peaks = _take(q_zeros, INT8_ROWS * 4)
+    peaks = take(q_zeros, INT8_ROWS * 4)
     block_stride = (blocks + 15) // 16 * 64
     totals = peaks + INT8_ROWS * block_stride
     row = 0
     while row < tokens:
         count = min(INT8_ROWS, tokens - row)
         for r in range(count):
-            quantize_row(queries + (row + r) * stride, head_width, q + r * q_stride, q_scales + 4 * r, q_zeros + 4 * r)
+            quantize_row(queries + (row + r) * stride, head_width, q + r * head_width, q_scales + 4 * r, q_zeros + 4 * r)
             worst = max(load_f32(q_scales + 4 * r), worst)
         done = count
         for block in range(blocks):
@@ -272,7 +265,7 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, out, o
             keys_here = min(BLOCK, padded - first)
             score_stride = keys_here * 4
             panel = key_weights + (first >> 4) * groups * 64
-            done = int8_product(count, q, q_stride, panel, groups * 64, groups, keys_here >> 4, scores, score_stride)
+            done = int8_product(count, q, head_width, panel, groups * 64, groups, keys_here >> 4, scores, score_stride)
             for r in range(done):
                 _weights_of_block(
                     scores + r * score_stride,
@@ -283,7 +276,7 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, out, o
                     sums + 4 * first,
                     shifts + 4 * first,
                     inverse_scales + 4 * first,
-                    p + r * p_stride + first,
+                    p + r * padded + first,
                     peaks + r * block_stride + 4 * block,
                     totals + r * block_stride + 4 * block,
                 )
@@ -294,7 +287,7 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, out, o
             depth = min(BLOCK, padded - first) >> 2
             panel = value_weights + (first >> 2) * 64
             weights = p + first
-            int8_product(done, weights, p_stride, panel, key_groups * 64, depth, head_width >> 4, context, stride)
+            int8_product(done, weights, padded, panel, key_groups * 64, depth, head_width >> 4, context, stride)
             for r in range(done):
                 factor = splat_f32(load_f32(peaks + r * block_stride + 4 * block))
                 target = out + (row + r) * out_stride

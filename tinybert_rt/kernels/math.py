@@ -93,25 +93,26 @@ def exp2(x):  # type: ignore[no-untyped-def]
 
 
 @inline
-def exp2_near(x):  # type: ignore[no-untyped-def]
-    """2**x of f32x16, −125 ≤ x ≤ 127; relative error below 8e-5, for results that are rounded to 8 bits next."""
-    shifted = x + splat_f32(_ROUND_MAGIC)
-    fraction = x - (shifted - splat_f32(_ROUND_MAGIC))
-    power = fma(splat_f32(_N3), fraction, splat_f32(_N2))
-    power = fma(power, fraction, splat_f32(_N1))
-    power = fma(power, fraction, splat_f32(_N0))
+def _exp2_cubic(x, magic, factor):  # type: ignore[no-untyped-def]
+    """factor·2**(x + n) of f32x16 by a polynomial of degree 3; magic: _ROUND_MAGIC + n."""
+    shifted = x + splat_f32(magic)
+    fraction = x - (shifted - splat_f32(magic))
+    power = fma(splat_f32(_N3 * factor), fraction, splat_f32(_N2 * factor))
+    power = fma(power, fraction, splat_f32(_N1 * factor))
+    power = fma(power, fraction, splat_f32(_N0 * factor))
     return as_f32(as_i32(power) + (as_i32(shifted) << splat_i32(23)))
 
 
 @inline
+def exp2_near(x):  # type: ignore[no-untyped-def]
+    """2**x of f32x16, −125 ≤ x ≤ 127; relative error below 8e-5, for results that are rounded to 8 bits next."""
+    return _exp2_cubic(x, _ROUND_MAGIC, _ONE)
+
+
+@inline
 def exp2_levels(x):  # type: ignore[no-untyped-def]
-    """255·2**x of f32x16, −125 ≤ x ≤ 0, with the error of `exp2_near`: its polynomial times 255/256, its exponent plus 8."""
-    shifted = x + splat_f32(_ROUND_MAGIC + _F(8.0))
-    fraction = x - (shifted - splat_f32(_ROUND_MAGIC + _F(8.0)))
-    power = fma(splat_f32(_N3 * _LEVELS), fraction, splat_f32(_N2 * _LEVELS))
-    power = fma(power, fraction, splat_f32(_N1 * _LEVELS))
-    power = fma(power, fraction, splat_f32(_N0 * _LEVELS))
-    return as_f32(as_i32(power) + (as_i32(shifted) << splat_i32(23)))
+    """255·2**x of f32x16, −125 ≤ x ≤ 0, with the error of `exp2_near`."""
+    return _exp2_cubic(x, _ROUND_MAGIC + _F(8.0), _LEVELS)
 
 
 @inline

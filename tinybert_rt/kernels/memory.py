@@ -13,6 +13,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from tinybert_rt.isa import lowering
+from tinybert_rt.kernels.jit import inline
 
 _I64 = ir.IntType(64)
 
@@ -178,3 +179,9 @@ def clock(typingctx):  # type: ignore[no-untyped-def]
         return lowering.clock(builder)
 
     return types.int64(), codegen
+
+
+@inline
+def take(cursor, size):  # type: ignore[no-untyped-def]
+    """The cursor behind `size` bytes of an arena, 64-byte aligned if it was."""
+    return cursor + ((size + 63) & -64)
