@@ -121,7 +121,7 @@ class Trace:
 
     def _set(self, addresses: list[int]) -> None:
         session = self._model._pool.take()
-        workers = ffi.cast("tbrt_worker *", session.struct.locals)
+        workers = ffi.cast("kernel_worker *", session.struct.locals)
         for worker, trace in enumerate(addresses):
             workers[worker].trace = trace
         self._model._pool.give_back(session)

@@ -19,7 +19,7 @@ from tinybert_rt.isa.levels import available_levels, level_by_name  # noqa: E402
 
 LEVELS = [level.name for level in available_levels()]
 _ffi = cffi.FFI()
-_ffi.cdef(abi.c_declarations())
+_ffi.cdef(abi.c_structs())
 
 
 class Functions:

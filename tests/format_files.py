@@ -123,9 +123,9 @@ class Reader:
         pointer = "int64_t (*)(int64_t, int64_t, int64_t, int64_t, void *, void *)"
         self._open = _ffi.cast(pointer, self._kernels.address("format_open_model"))
         self._entries = np.empty(layout.MAX_TENSORS * structs.TensorEntry.size, np.uint8)
-        self._error = _ffi.new("tbrt_error_info *")
+        self._error = _ffi.new("kernel_error_info *")
         self._memory = _ffi.new("int64_t[]", structs.MODEL_BYTES // 8)
-        self.model = _ffi.cast("tbrt_model *", self._memory)
+        self.model = _ffi.cast("kernel_model *", self._memory)
 
     def status(self, data: Any, max_entries: int = layout.MAX_TENSORS) -> int:
         """The parser's status for these bytes."""
@@ -142,7 +142,7 @@ class Reader:
 
     def layer(self, index: int) -> Any:
         """A layer of the opened model."""
-        return _ffi.cast("tbrt_layer *", self.model.layers)[index]
+        return _ffi.cast("kernel_layer *", self.model.layers)[index]
 
     def view(self, address: int, dtype: str, count: int) -> np.ndarray:
         """Memory of the opened model as an array."""

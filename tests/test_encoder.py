@@ -122,7 +122,8 @@ def test_numbers_out_of_range_are_refused_behind_the_abi(tmp_path: Path) -> None
     session = model._pool.take()
     text, out = np.frombuffer(b"the cat", np.uint8), np.empty((1, 64), np.float32)
     offsets = np.array([0, 7], np.int64)
-    good = {"texts": text.ctypes.data, "text_offsets": offsets.ctypes.data, "n_texts": 1, "max_tokens": 96, "dim": 64, "pairs": 0}
+    start, end = offsets.ctypes.data, offsets.ctypes.data + 8
+    good = {"texts": text.ctypes.data, "text_starts": start, "text_ends": end, "n_texts": 1, "max_tokens": 96, "dim": 64, "pairs": 0}
     for name, values in {"max_tokens": [1, 97, 10**9], "dim": [0, 65], "pairs": [-1, 2], "n_texts": [-1]}.items():
         for value in values:
             for field, number in {**good, "out": out.ctypes.data, name: value}.items():

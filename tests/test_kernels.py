@@ -204,7 +204,7 @@ def test_layer_norm_row(kernels: Functions, size: int) -> None:
     weight, bias = np.zeros(width, np.float32), np.zeros(width, np.float32)
     weight[:size], bias[:size] = random(size, 2)[:, 0], random(size, 3)[:, 0]
     out = np.empty(width, np.float32)
-    norm = kernels.struct("tbrt_norm", weight=at(weight), bias=at(bias))
+    norm = kernels.struct("kernel_norm", weight=at(weight), bias=at(bias))
     kernels("layer_norm_row", at(x), size, width, norm, 1e-12, at(out))
     x64 = x[:size].astype(np.float64)
     exact = (x64 - x64.mean()) / np.sqrt(x64.var() + 1e-12) * weight[:size] + bias[:size]

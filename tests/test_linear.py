@@ -26,7 +26,7 @@ def finish(value: np.ndarray, epilogue: int, residual: np.ndarray) -> np.ndarray
 def row_target(kernels: Functions, out: np.ndarray, residual: np.ndarray) -> object:
     blocks = out.shape[1] // 16
     return kernels.struct(
-        "tbrt_target",
+        "kernel_target",
         out=at(out),
         residual=at(residual),
         row_stride=out.shape[1] * 4,
@@ -52,7 +52,7 @@ def test_int8_layer_is_the_formula(kernels: Functions, rows: int, epilogue: str,
     blocks = block_int8(weight)
     residual, out = random(rows, outputs), np.full((rows, outputs), np.nan, np.float32)
     linear = kernels.struct(
-        "tbrt_linear",
+        "kernel_linear",
         weight=at(blocks),
         scale=at(weight_scale),
         bias=at(bias),
@@ -77,7 +77,7 @@ def test_float_layer_is_the_formula(kernels: Functions, rows: int, epilogue: str
     x, weight, bias = random(rows, inputs), random(outputs, inputs), random(outputs)
     blocks = block_f32(weight)
     residual, out = random(rows, outputs), np.full((rows, outputs), np.nan, np.float32)
-    linear = kernels.struct("tbrt_linear", weight=at(blocks), bias=at(bias), inputs=inputs, outputs=outputs)
+    linear = kernels.struct("kernel_linear", weight=at(blocks), bias=at(bias), inputs=inputs, outputs=outputs)
     tile = np.empty(1 << 12, np.float32)
     target = row_target(kernels, out, residual)
     kernels("linear_float", at(x), inputs * 4, rows, linear, 0, outputs // 16, target, EPILOGUES[epilogue], at(tile))
@@ -93,9 +93,9 @@ def test_outputs_go_to_heads(kernels: Functions) -> None:
     x, weight, bias = random(rows, inputs), random(192, inputs), random(192)
     blocks = block_f32(weight)
     out = np.full((3, 2, rows, 32), np.nan, np.float32)
-    linear = kernels.struct("tbrt_linear", weight=at(blocks), bias=at(bias), inputs=inputs, outputs=192)
+    linear = kernels.struct("kernel_linear", weight=at(blocks), bias=at(bias), inputs=inputs, outputs=192)
     target = kernels.struct(
-        "tbrt_target",
+        "kernel_target",
         out=at(out),
         row_stride=32 * 4,
         part_blocks=4,

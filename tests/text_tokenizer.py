@@ -26,10 +26,10 @@ SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 
 _SIGNATURES = {
     "text_validate_trie": "int64_t(*)(int64_t, int64_t, int64_t)",
-    "text_prepare_wordpiece": "void(*)(tbrt_tokenizer *)",
-    "text_wordpiece": f"int64_t(*)(tbrt_tokenizer *{', int64_t' * 5})",
-    "text_wordpiece_window": f"int64_t(*)(tbrt_tokenizer *{', int64_t' * 7}, tbrt_window_result *)",
-    "text_tokenize": f"int64_t(*)(tbrt_tokenizer *{', int64_t' * 8}, tbrt_tokenize_info *, int64_t)",
+    "text_prepare_wordpiece": "void(*)(kernel_tokenizer *)",
+    "text_wordpiece": f"int64_t(*)(kernel_tokenizer *{', int64_t' * 5})",
+    "text_wordpiece_window": f"int64_t(*)(kernel_tokenizer *{', int64_t' * 7}, kernel_window_result *)",
+    "text_tokenize": f"int64_t(*)(kernel_tokenizer *{', int64_t' * 8}, kernel_tokenize_info *, int64_t)",
 }
 
 ffi = cffi.FFI()
@@ -66,7 +66,7 @@ class Kernels:
         self.added = np.array([ids[piece] for piece in SPECIAL if piece in ids], dtype=np.int32)
         self.scratch = np.zeros(WORD_SCRATCH_BYTES + 64, dtype=np.uint8)
         self.scratch[WORD_SCRATCH_BYTES:] = 0xA5
-        self.struct = ffi.new("tbrt_tokenizer *")
+        self.struct = ffi.new("kernel_tokenizer *")
         fields: dict[str, int] = {
             "kind": TOKENIZER_KINDS["wordpiece"],
             "flags": flags,
@@ -121,7 +121,7 @@ class Kernels:
         """The ids of each window of a text."""
         data = text.encode() if isinstance(text, str) else text
         buffer = ffi.from_buffer(data)
-        result = ffi.new("tbrt_window_result *")
+        result = ffi.new("kernel_window_result *")
         found = []
         start = skip = 0
         while True:
@@ -153,7 +153,7 @@ class Kernels:
         other = b"" if pair is None else pair.encode() if isinstance(pair, str) else pair
         ids = np.full(max(max_tokens, 0) + 1, -77, dtype=np.int32)
         types = np.full(max(max_tokens, 0) + 1, 77, dtype=np.uint8)
-        info = ffi.new("tbrt_tokenize_info *")
+        info = ffi.new("kernel_tokenize_info *")
         buffers = ffi.from_buffer(data), ffi.from_buffer(other)
         status = self._tokenize(
             self.struct,

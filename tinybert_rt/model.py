@@ -274,7 +274,8 @@ class Model:
         with self._pool.taken() as session:
             request = session.request
             request.texts = int(ffi.cast("intptr_t", ffi.from_buffer(data)))
-            request.text_offsets = address(offsets)
+            request.text_starts = address(offsets)
+            request.text_ends = request.text_starts + 8
             request.pairs = pairs
             request.n_texts = count
             request.truncation = truncation

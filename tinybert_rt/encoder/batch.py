@@ -23,7 +23,7 @@ _BAD_ARGUMENT = InvalidArgumentError.code
 
 @kernel
 def _check_request(session, request):
-    """Numbers that would lead outside a buffer: max_tokens, dim, pairs, descending text offsets."""
+    """Numbers that would lead outside a buffer: max_tokens, dim, pairs, texts that end before they begin."""
     model = session.model
     bad = request.n_texts < 0 or (request.out != 0 and (request.dim < 1 or request.dim > model.hidden_size))
     if request.texts != 0:
@@ -32,8 +32,7 @@ def _check_request(session, request):
         bad = bad or request.max_tokens < smallest or request.max_tokens > model.max_positions
         if not bad:
             for i in range(request.n_texts * (1 + request.pairs)):
-                start = load_i64(request.text_offsets + 8 * i)
-                if start < 0 or load_i64(request.text_offsets + 8 * (i + 1)) < start:
+                if load_i64(request.text_ends + 8 * i) < load_i64(request.text_starts + 8 * i):
                     bad = True
     if bad:
         request.status = _BAD_ARGUMENT
@@ -50,17 +49,18 @@ def _tokenize_group(session, request):  # type: ignore[no-untyped-def]
     step = 1 + request.pairs
     store_i64(session.id_offsets, 0)
     while done < request.n_texts and done < session.group_texts and used + request.max_tokens <= session.group_tokens:
-        start = load_i64(request.text_offsets + 8 * done * step)
-        middle = load_i64(request.text_offsets + 8 * (done * step + 1))
+        start = load_i64(request.text_starts + 8 * done * step)
+        size = load_i64(request.text_ends + 8 * done * step) - start
         pair = 0
         pair_size = -1
         if request.pairs != 0:
-            pair = request.texts + middle
-            pair_size = load_i64(request.text_offsets + 8 * (done * step + 2)) - middle
+            pair_start = load_i64(request.text_starts + 8 * (done * step + 1))
+            pair = request.texts + pair_start
+            pair_size = load_i64(request.text_ends + 8 * (done * step + 1)) - pair_start
         status = tokenize(
             model.tokenizer,
             request.texts + start,
-            middle - start,
+            size,
             pair,
             pair_size,
             request.max_tokens,

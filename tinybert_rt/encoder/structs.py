@@ -10,7 +10,7 @@ from tinybert_rt.text.structs import TokenizeInfo
 #   out + r·row_stride + (b / part_blocks)·part_stride + ((b % part_blocks) / group_blocks)·group_stride + (rest)·64
 # and, with the residual epilogue, the value at the same offset from `residual` is added. All strides in bytes.
 Target = Struct(
-    "tbrt_target",
+    "kernel_target",
     [
         ("out", "ptr"),
         ("residual", "ptr"),
@@ -29,7 +29,7 @@ Target = Struct(
 #   inner f32 [inner_rows][intermediate_width], inner_q u8, inner_scales, inner_zeros likewise,
 #   row_starts i64 [texts + 1].
 Slice = Struct(
-    "tbrt_slice",
+    "kernel_slice",
     [
         ("x", "ptr"),
         ("q", "ptr"),
@@ -86,7 +86,7 @@ SEMAPHORE_BYTES = 64
 # What belongs to one worker alone. asleep: 1 while it sleeps, or is about to, on its semaphore. trace: 0, or int64
 # [1 + stages]: the clock at the last mark, and the ticks of each stage.
 Worker = Struct(
-    "tbrt_worker",
+    "kernel_worker",
     [
         ("tile", "ptr"),
         ("attention", "ptr"),
@@ -102,10 +102,11 @@ Worker = Struct(
 
 # One call: n_texts texts, as UTF-8 bytes with offsets, or as token ids with offsets; results into the caller's memory.
 Request = Struct(
-    "tbrt_request",
+    "kernel_request",
     [
         ("texts", "ptr"),  # UTF-8 bytes, or 0 when ids are given
-        ("text_offsets", "ptr"),  # int64 [n_texts·(1 + pairs) + 1]
+        ("text_starts", "ptr"),  # int64 [n_texts·(1 + pairs)]: where each text begins, in bytes from `texts` on
+        ("text_ends", "ptr"),  # int64 [n_texts·(1 + pairs)]: where each text ends
         ("pairs", "i64"),  # 1: two consecutive texts form one pair
         ("n_texts", "i64"),
         ("truncation", "i64"),
@@ -125,9 +126,9 @@ Request = Struct(
     ],
 )
 
-# What stays the same from one call of tbrt_tokenize to the next, and the result.
+# What stays the same from one call of kernel_tokenize to the next, and the result.
 TokenizeCall = Struct(
-    "tbrt_tokenize_call",
+    "kernel_tokenize_call",
     [
         ("tokenizer", PointerTo(Tokenizer)),
         ("max_tokens", "i64"),
@@ -141,7 +142,7 @@ TokenizeCall = Struct(
 
 # A session: the arena's plan and the meeting point of its workers.
 Session = Struct(
-    "tbrt_session",
+    "kernel_session",
     [
         ("model", PointerTo(Model)),
         ("workers", "i64"),

@@ -13,12 +13,16 @@ from tinybert_rt.kernels.structs import Struct
 from tinybert_rt.text.structs import TokenizeInfo
 
 
+PREFIX = "kernel"
+"""What the C names of functions begin with where one instruction-set level is alone."""
+
+
 @dataclass(frozen=True)
 class Function:
     """One exported C function.
 
     Attributes:
-        name: its C name.
+        name: its name, without the prefix that a C symbol has.
         arguments: name and kind of each argument; a kind is "i64", "ptr" (an address), "text" (the address of UTF-8 bytes)
             or a Struct (its address).
         kernel: the Numba function behind it, as "module:name". All return int64.
@@ -30,9 +34,13 @@ class Function:
     kernel: str
     unit: str
 
-    def c_declaration(self) -> str:
+    def symbol(self, prefix: str = PREFIX) -> str:
+        """The C name. In a library each instruction-set level has a prefix of its own."""
+        return f"{prefix}_{self.name}"
+
+    def c_declaration(self, prefix: str = PREFIX) -> str:
         """The C prototype."""
-        return f"int64_t {self.name}({', '.join(f'{_c_type(kind)}{name}' for name, kind in self.arguments)});"
+        return f"int64_t {self.symbol(prefix)}({', '.join(f'{_c_type(kind)}{name}' for name, kind in self.arguments)});"
 
     def c_pointer_type(self) -> str:
         """The C type of a pointer to the function."""
@@ -65,27 +73,27 @@ STRUCTS: tuple[Struct, ...] = (
 
 FUNCTIONS: tuple[Function, ...] = (
     Function(
-        "tbrt_model_open",
+        "model_open",
         (("data", "ptr"), ("size", "i64"), ("entries", "ptr"), ("max_entries", "i64"), ("model", Model), ("error", ErrorInfo)),
         "tinybert_rt.format.reader:open_model",
         "open",
     ),
     Function(
-        "tbrt_session_plan",
+        "session_plan",
         (("session", Session), ("model", Model), ("arena", "ptr"), ("workers", "i64")),
         "tinybert_rt.encoder.plan:plan_session",
         "encode",
     ),
     Function(
-        "tbrt_encode",
+        "encode",
         (("session", Session), ("request", Request)),
         "tinybert_rt.encoder.batch:encode_group",
         "encode",
     ),
-    Function("tbrt_serve", (("session", Session), ("worker", "i64")), "tinybert_rt.encoder.batch:serve", "encode"),
-    Function("tbrt_session_close", (("session", Session),), "tinybert_rt.encoder.team:close_session", "encode"),
+    Function("serve", (("session", Session), ("worker", "i64")), "tinybert_rt.encoder.batch:serve", "encode"),
+    Function("session_close", (("session", Session),), "tinybert_rt.encoder.team:close_session", "encode"),
     Function(
-        "tbrt_tokenize",
+        "tokenize",
         (("call", TokenizeCall), ("text", "text"), ("size", "i64"), ("pair", "text"), ("pair_size", "i64")),
         "tinybert_rt.encoder.batch:tokenize_call",
         "encode",
@@ -96,6 +104,12 @@ FUNCTIONS: tuple[Function, ...] = (
 UNITS: tuple[str, ...] = tuple(dict.fromkeys(function.unit for function in FUNCTIONS))
 
 
-def c_declarations() -> str:
-    """The C declarations of all structs and functions."""
-    return "\n".join([*(struct.c_declaration() for struct in STRUCTS), *(each.c_declaration() for each in FUNCTIONS)])
+def c_structs() -> str:
+    """The C declarations of all structs."""
+    return "\n".join(struct.c_declaration() for struct in STRUCTS)
+
+
+def c_table() -> str:
+    """The C struct `kernel_functions`: a pointer to each function."""
+    members = (each.c_pointer_type().replace("(*)", f"(*{each.name})") for each in FUNCTIONS)
+    return "typedef struct {\n" + "".join(f"    {member};\n" for member in members) + "} kernel_functions;\n"

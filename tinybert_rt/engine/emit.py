@@ -9,6 +9,7 @@ This module patches Numba's CPU target, so it runs in a process of its own: `pyt
 
 from __future__ import annotations
 
+import argparse
 import gc
 import importlib
 import sys
@@ -22,6 +23,7 @@ from numba.core.codegen import AOTCodeLibrary, AOTCPUCodegen
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
+from tinybert_rt.engine.abi import PREFIX
 from tinybert_rt.isa.levels import IsaLevel, level_by_name, llvm_features
 from tinybert_rt.isa.lowering import activate
 from tinybert_rt.kernels.jit import OUTLINED, entry_flags
@@ -107,23 +109,27 @@ def _add_export(module: ir.Module, context: Any, name: str, fndesc: Any) -> None
 
 
 def target_machine(level: IsaLevel, triple: str | None = None) -> Any:
-    """LLVM's target machine for a level."""
+    """LLVM's target machine for a level: as this machine has it, or, for a triple, as any machine of the level has it."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     target = llvm.Target.from_triple(triple or _TRIPLES[level.architecture])
-    return target.create_target_machine(cpu=level.llvm_cpu, features=llvm_features(level), opt=3, reloc="pic", codemodel="small")
+    features = llvm_features(level) if triple is None else level.alternatives[0].llvm_features
+    return target.create_target_machine(cpu=level.llvm_cpu, features=features, opt=3, reloc="pic", codemodel="small")
 
 
 def optimise(module: Any, level: IsaLevel, exports: Sequence[str], triple: str | None = None) -> tuple[Any, Any]:
     """Link-time optimisation of the whole module. Returns the module and its target machine."""
-    triple = triple or _TRIPLES[level.architecture]
     machine = target_machine(level, triple)
-    module.triple = triple
+    module.triple = triple or _TRIPLES[level.architecture]
     module.data_layout = str(machine.target_data)
     kept = set(exports)
     for function in module.functions:
-        if not function.is_declaration and function.name not in kept:
+        if function.is_declaration:
+            continue
+        if function.name not in kept:
             function.linkage = "internal"
+        elif triple is not None:
+            function.visibility = "hidden"
     for variable in module.global_variables:
         if not variable.is_declaration:
             variable.linkage = "internal"
@@ -160,14 +166,22 @@ def emit(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """LEVEL MODULE[:UNIT] [--assembly]: write the object with the functions of MODULE.exports(UNIT) to standard output."""
-    level_name, source, *options = arguments
-    level = level_by_name(level_name)
+    """Write the object with the functions of MODULE.exports(UNIT) to standard output."""
+    parser = argparse.ArgumentParser(prog="emit", description=main.__doc__)
+    parser.add_argument("level")
+    parser.add_argument("source", metavar="MODULE[:UNIT]")
+    parser.add_argument("--triple", help="emit for another platform, for any machine of the level, with hidden symbols")
+    parser.add_argument("--prefix", default=PREFIX, help="what the names of the functions begin with")
+    parser.add_argument("--assembly", action="store_true")
+    options = parser.parse_args(arguments)
+    level = level_by_name(options.level)
     activate(level)  # before the kernels are imported: their tile sizes are constants
     gc.disable()  # the process is short-lived; collecting costs a sixth of its time
-    module, *unit = source.split(":")
+    module, *unit = options.source.split(":")
     functions = importlib.import_module(module).exports(*unit)
-    sys.stdout.buffer.write(emit(level, functions, assembly="--assembly" in options))
+    if options.prefix != PREFIX:
+        functions = [(options.prefix + name.removeprefix(PREFIX), *rest) for name, *rest in functions]
+    sys.stdout.buffer.write(emit(level, functions, options.triple, assembly=options.assembly))
     return 0
 
 

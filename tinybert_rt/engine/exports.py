@@ -20,5 +20,5 @@ def exports(unit: str) -> list[tuple[str, Any, Any, list[Any]]]:
         module, name = function.kernel.split(":")
         kernel = getattr(importlib.import_module(module), name)
         arguments = [kind.pointer if isinstance(kind, Struct) else types.int64 for _, kind in function.arguments]
-        result.append((function.name, kernel, types.int64, arguments))
+        result.append((function.symbol(), kernel, types.int64, arguments))
     return result

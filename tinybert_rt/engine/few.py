@@ -49,13 +49,14 @@ class Few:
         self._offsets = np.zeros(FEW_TEXTS + 1, np.int64)
         self._out = np.zeros(FEW_TEXTS * self._dim, np.float32)
 
-        self.text_request = ffi.new("tbrt_request *")
+        self.text_request = ffi.new("kernel_request *")
         self.text_request.texts = int(ffi.cast("intptr_t", self._text))
-        self.text_request.text_offsets = int(ffi.cast("intptr_t", self._text_offsets))
+        self.text_request.text_starts = int(ffi.cast("intptr_t", self._text_offsets))
+        self.text_request.text_ends = self.text_request.text_starts + 8
         self.text_request.truncated = int(ffi.cast("intptr_t", flags))
         self.text_request.out = self._out.ctypes.data
 
-        self.ids_request = ffi.new("tbrt_request *")
+        self.ids_request = ffi.new("kernel_request *")
         self.ids_request.ids = self._ids.ctypes.data
         self.ids_request.id_offsets = self._offsets.ctypes.data
         self.ids_request.out = self._out.ctypes.data

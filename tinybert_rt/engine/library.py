@@ -14,7 +14,7 @@ from tinybert_rt.errors import InvalidArgumentError
 from tinybert_rt.isa.levels import IsaLevel, choose_level
 
 ffi = cffi.FFI()
-ffi.cdef(abi.c_declarations())
+ffi.cdef(abi.c_structs() + abi.c_table())
 
 _lock = threading.Lock()
 
@@ -30,7 +30,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Library:
-    """All ABI functions for one instruction-set level, as attributes without the `tbrt_` prefix."""
+    """All ABI functions for one instruction-set level, as attributes."""
 
     model_open: Any
     session_plan: Any
@@ -44,8 +44,7 @@ class Library:
         self.level = level
         self._kernels = kernels
         for function in abi.FUNCTIONS:
-            pointer = ffi.cast(function.c_pointer_type(), kernels.address(function.name))
-            setattr(self, function.name.removeprefix("tbrt_"), pointer)
+            setattr(self, function.name, ffi.cast(function.c_pointer_type(), kernels.address(function.symbol())))
 
 
 def load_library(engine: str = "auto", isa: str | None = None) -> Library:

@@ -34,10 +34,10 @@ class ModelFile:
         else:
             raise InvalidArgumentError(f"a model is opened from a path or from bytes, not from {type(path).__name__}")
         memory = ffi.new("int64_t[]", MODEL_BYTES // 8)
-        self.model = ffi.cast("tbrt_model *", memory)
+        self.model = ffi.cast("kernel_model *", memory)
         self._memory = memory
         entries = np.empty(MAX_TENSORS * TensorEntry.size, np.uint8)
-        error = ffi.new("tbrt_error_info *")
+        error = ffi.new("kernel_error_info *")
         status = library.model_open(address(self.data), self.data.size, address(entries), MAX_TENSORS, self.model, error)
         if status != 0:
             raise file_error(int(status), error, self.name, self.data)

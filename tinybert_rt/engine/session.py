@@ -23,8 +23,8 @@ class Session:
 
     def __init__(self, library: Library, model: Any, workers: int) -> None:
         self.library = library
-        self.struct = ffi.new("tbrt_session *")
-        self.request = ffi.new("tbrt_request *")
+        self.struct = ffi.new("kernel_session *")
+        self.request = ffi.new("kernel_request *")
         size = int(library.session_plan(self.struct, model, 0, workers))
         # Untouched pages of the arena cost no memory: np.empty leaves them to the system.
         self._arena = np.empty(size + 64, np.uint8)

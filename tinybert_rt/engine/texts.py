@@ -90,7 +90,7 @@ class TokenScratch:
         self.ids = np.empty(capacity, np.int32)
         self.types = np.empty(capacity, np.uint8)
         self._word = np.empty(WORD_SCRATCH_BYTES, np.uint8)
-        self.call = ffi.new("tbrt_tokenize_call *")
+        self.call = ffi.new("kernel_tokenize_call *")
         self.call.tokenizer = int(ffi.cast("intptr_t", ffi.addressof(model, "tokenizer")))
         self.call.ids = address(self.ids)
         self.call.types = address(self.types)
@@ -99,7 +99,7 @@ class TokenScratch:
 
 
 def encode_error(status: int, item: int, tokens: int, limit: int) -> TinyBertError:
-    """The exception for a status of `tbrt_encode` or `tbrt_tokenize` about text `item`."""
+    """The exception for a status of `encode` or `tokenize` about text `item`."""
     if item < 0:
         return error_classes().get(status, TinyBertError)("a number of the request is out of range")
     messages = {

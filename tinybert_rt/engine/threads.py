@@ -12,7 +12,7 @@ from tinybert_rt.errors import ThreadStartError
 
 
 class Helpers:
-    """A session's workers beside the caller: daemon threads that each sit inside one native call, `tbrt_serve`.
+    """A session's workers beside the caller: daemon threads that each sit inside one native call, `serve`.
 
     Python runs the handlers of signals in the main thread only, so whatever interrupts the caller leaves them whole.
     """
@@ -48,7 +48,7 @@ def prepare_waiting(session: Any) -> None:
     if system is None:
         return
     session.yield_thread = int(system_ffi.cast("intptr_t", system.sched_yield))
-    workers = ffi.cast("tbrt_worker *", session.locals)
+    workers = ffi.cast("kernel_worker *", session.locals)
     for worker in range(int(session.workers)):
         if system.sem_init(system_ffi.cast("void *", workers[worker].semaphore), 0, 0) != 0:
             return

@@ -20,7 +20,7 @@ from tinybert_rt.format.layout import (
 
 
 class ErrorInfo(Protocol):
-    """The C struct `tbrt_error_info`, see `structs`."""
+    """The C struct `kernel_error_info`, see `structs`."""
 
     detail: int
     position: int

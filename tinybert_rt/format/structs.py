@@ -6,11 +6,11 @@ from tinybert_rt.format.layout import MAX_LAYERS
 from tinybert_rt.kernels.structs import PointerTo, Struct
 
 # What an ABI function says of a failure: a detail number, and the byte offset or item it is about (-1: none).
-ErrorInfo = Struct("tbrt_error_info", [("detail", "i64"), ("position", "i64"), ("name_offset", "i64"), ("name_size", "i64")])
+ErrorInfo = Struct("kernel_error_info", [("detail", "i64"), ("position", "i64"), ("name_offset", "i64"), ("name_size", "i64")])
 
 # One entry of the safetensors header: the name's offset in the file, the dtype code and the byte range in the file.
 TensorEntry = Struct(
-    "tbrt_tensor_entry",
+    "kernel_tensor_entry",
     [
         ("name_offset", "i64"),
         ("name_size", "i64"),
@@ -28,18 +28,18 @@ TensorEntry = Struct(
 # weight: int8 [outputs/16][inputs/4][16][4] or float32 [outputs/16][inputs][16]; scale, bias float32 [outputs],
 # column_sum int32 [outputs] (sum of a column's int8 weights); outputs is padded to a multiple of 64.
 Linear = Struct(
-    "tbrt_linear",
+    "kernel_linear",
     [("weight", "ptr"), ("scale", "ptr"), ("bias", "ptr"), ("column_sum", "ptr"), ("inputs", "i64"), ("outputs", "i64")],
 )
 
 # weight, bias: float32 [width], width padded to a multiple of 64 with zeros.
-Norm = Struct("tbrt_norm", [("weight", "ptr"), ("bias", "ptr")])
+Norm = Struct("kernel_norm", [("weight", "ptr"), ("bias", "ptr")])
 
 # values: int8 [rows][width] with scale float32 [rows], or float32 [rows][width] and scale 0.
-Table = Struct("tbrt_table", [("values", "ptr"), ("scale", "ptr"), ("rows", "i64")])
+Table = Struct("kernel_table", [("values", "ptr"), ("scale", "ptr"), ("rows", "i64")])
 
 Layer = Struct(
-    "tbrt_layer",
+    "kernel_layer",
     [
         ("qkv", Linear),
         ("attention_output", Linear),
@@ -52,7 +52,7 @@ Layer = Struct(
 
 # trie: uint32 [nodes][2], see FORMAT.md; pieces: UTF-8 bytes of all pieces, piece_offsets: uint32 [vocab_size + 1].
 Tokenizer = Struct(
-    "tbrt_tokenizer",
+    "kernel_tokenizer",
     [
         ("kind", "i64"),
         ("flags", "i64"),
@@ -79,7 +79,7 @@ Tokenizer = Struct(
 )
 
 Model = Struct(
-    "tbrt_model",
+    "kernel_model",
     [
         ("architecture", "i64"),
         ("num_layers", "i64"),
@@ -108,4 +108,4 @@ Model = Struct(
 )
 
 MODEL_BYTES = Model.size + MAX_LAYERS * Layer.size
-"""Bytes that `tbrt_model_open` needs for a Model and its layers behind it."""
+"""Bytes that `model_open` needs for a Model and its layers behind it."""

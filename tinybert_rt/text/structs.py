@@ -5,15 +5,15 @@ from __future__ import annotations
 from tinybert_rt.kernels.structs import Struct
 
 # Result of `tokenize`: ids written; tokens that the whole text has, special tokens included; 1 if some were left out.
-TokenizeInfo = Struct("tbrt_tokenize_info", [("count", "i64"), ("total", "i64"), ("truncated", "i64")])
+TokenizeInfo = Struct("kernel_tokenize_info", [("count", "i64"), ("total", "i64"), ("truncated", "i64")])
 
 # Result of `wordpiece_window`: where the next window begins, as a byte of the text (its size: there is none), and how
 # many tokens of the word there have been written already (0 unless a word had more tokens than the window).
-WindowResult = Struct("tbrt_window_result", [("next_start", "i64"), ("next_skip", "i64")])
+WindowResult = Struct("kernel_window_result", [("next_start", "i64"), ("next_skip", "i64")])
 
 # State of a scan, at the start of the scratch.
 Scan = Struct(
-    "tbrt_scan",
+    "kernel_scan",
     [
         ("flags", "i64"),  # of the tokenizer
         ("classes", "ptr"),  # uint8 [256], see text.byte_classes
