@@ -9,7 +9,7 @@ DATA ?= ../shared/data
 LEVEL = $(shell $(BIN)/python -c "from tinybert_rt.isa.levels import choose_level; print(choose_level().name)")
 RESULTS = bench/results/$(LEVEL)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench library examples clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m bench.demo
@@ -29,6 +29,16 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m bench.tokenize --json $(RESULTS)/tokenize.json
 	$(BIN)/python -m bench.startup --json $(RESULTS)/startup.json
 	$(BIN)/python -m bench.readme
+
+# The C library of this machine, and the example programs beside it.
+library: $(VENV)/.demo
+	$(BIN)/python -m tools.build_lib --out build/library
+
+examples: library
+	for name in embed rank classify; do \
+	    $(CC) -std=c11 -O2 -Wall -Wextra -Werror -pedantic -Ibuild/library/include tinybert_rt/c/examples/$$name.c -o build/library/$$name \
+	        -Lbuild/library/lib -ltinybert_rt -Wl,-rpath,'$$ORIGIN/lib' || exit 1; \
+	done
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)

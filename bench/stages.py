@@ -40,7 +40,7 @@ from bench.process import isolated
 from bench.runners import Ours
 from bench.shape import Cell, Shape, stage_macs
 from tinybert_rt.encoder.structs import STAGES
-from tinybert_rt.engine.library import ffi
+from tinybert_rt.engine.declarations import ffi
 from tinybert_rt.engine.session import address
 from tinybert_rt.isa.levels import choose_level
 

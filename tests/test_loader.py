@@ -17,12 +17,8 @@ from tinybert_rt.isa.levels import level_by_name
 
 
 def object_of(level: str) -> bytes:
-    """The tests' kernels for a level, from the cache."""
-    jit.load_kernels(level_by_name(level), "kernel_exports")
-    path = jit._cache_directory() / f"{level}-{jit.cache_key(level_by_name(level), 'kernel_exports')}.o"  # type: ignore[operator]
-    data = jit._read(path)
-    assert data is not None
-    return data
+    """The tests' kernels for a level."""
+    return jit.object_files(level_by_name(level), ["kernel_exports"])[0]
 
 
 @pytest.mark.parametrize("level", LEVELS)

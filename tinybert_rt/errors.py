@@ -25,7 +25,7 @@ class InvalidTextError(TinyBertError, TypeError):
 
 
 class TextTooLongError(TinyBertError, ValueError):
-    """A text has more tokens than the model takes and truncation="error" was asked for."""
+    """A text has more tokens than the model takes, and was not to be truncated."""
 
     code = 4
 
@@ -52,6 +52,18 @@ class OutputFileError(TinyBertError, OSError):
     """A result cannot be written where it was asked for."""
 
     code = 8
+
+
+class BufferTooSmallError(TinyBertError, ValueError):
+    """The memory given for a result is too small."""
+
+    code = 9
+
+
+class BusyError(TinyBertError, RuntimeError):
+    """A session is in use by another thread."""
+
+    code = 10
 
 
 class TruncationWarning(UserWarning):
@@ -83,6 +95,24 @@ class ThreadStartError(TinyBertError, RuntimeError):
     """The system could not start the worker threads."""
 
     code = 23
+
+
+class OutOfMemoryError(TinyBertError, MemoryError):
+    """There is not enough memory."""
+
+    code = 24
+
+
+class ForkedError(TinyBertError, RuntimeError):
+    """A session was made before fork(), and its threads are not in this process."""
+
+    code = 25
+
+
+class LibraryError(TinyBertError, RuntimeError):
+    """The compiled library cannot be loaded, or is of another version than the package."""
+
+    code = 26
 
 
 # ---------------------------------------------------------------- the model file (30–69)

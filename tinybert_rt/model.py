@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib import resources
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from tinybert_rt.encoder.structs import GROUP_TEXTS, GROUP_TOKENS
 from tinybert_rt.engine.arguments import between, caller_stack_level, integer, integers, one_of
 from tinybert_rt.engine.cpus import check_threads
+from tinybert_rt.engine.declarations import ffi
 from tinybert_rt.engine.few import FEW_TEXTS, FEW_TOKENS, few_utf8
-from tinybert_rt.engine.library import Library, ffi, load_library
+from tinybert_rt.engine.library import Library, load_library
 from tinybert_rt.engine.modelfile import ModelFile, PathOrBytes
 from tinybert_rt.engine.session import SessionPool, address
 from tinybert_rt.engine.texts import Text, TokenScratch, batches, encode_error, text_iterator, utf8
@@ -45,12 +46,13 @@ def load(
     Args:
         path: a `.tbrt` file, or its bytes; None is the bundled all-MiniLM-L6-v2.
         threads: workers of each call; None is what the affinity mask and the cgroup quota allow.
-        engine: "auto", or "jit" for kernels compiled by Numba on this machine.
+        engine: "native" for the compiled library, "jit" for kernels compiled by Numba on this machine, "auto" for the library where
+            there is one.
         isa: an instruction-set level to run instead of the best one, see `tinybert-rt info`.
 
     Raises:
         ModelFileError: no such file, or one of its subclasses for what is wrong with it.
-        InvalidArgumentError, UnknownIsaError, UnsupportedIsaError, CompileError: see `tinybert_rt.errors`.
+        InvalidArgumentError, UnknownIsaError, UnsupportedIsaError, CompileError, LibraryError: see `tinybert_rt.errors`.
     """
     workers = check_threads(threads)
     library = load_library(engine, isa)
@@ -60,7 +62,7 @@ def load(
 
 
 def _bundled_model() -> str:
-    return str(resources.files("tinybert_rt") / "models" / DEFAULT_MODEL)
+    return str(Path(__file__).parent / "models" / DEFAULT_MODEL)
 
 
 class Model:
@@ -100,7 +102,7 @@ class Model:
 
     @property
     def engine(self) -> str:
-        """What compiled the kernels: "jit"."""
+        """What compiled the kernels: "native", the C library that came with the package, or "jit", this machine."""
         return self._library.engine
 
     @property

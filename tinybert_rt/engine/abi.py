@@ -5,13 +5,13 @@ The cffi declarations and the Numba signatures are derived from it. Importing th
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from tinybert_rt.encoder.structs import Request, Session, Slice, Target, TokenizeCall, Worker
 from tinybert_rt.format.structs import ErrorInfo, Layer, Linear, Model, Norm, Table, TensorEntry, Tokenizer
 from tinybert_rt.kernels.structs import Struct
 from tinybert_rt.text.structs import TokenizeInfo
-
 
 PREFIX = "kernel"
 """What the C names of functions begin with where one instruction-set level is alone."""
@@ -113,3 +113,8 @@ def c_table() -> str:
     """The C struct `kernel_functions`: a pointer to each function."""
     members = (each.c_pointer_type().replace("(*)", f"(*{each.name})") for each in FUNCTIONS)
     return "typedef struct {\n" + "".join(f"    {member};\n" for member in members) + "} kernel_functions;\n"
+
+
+def digest() -> str:
+    """What tells whether a library and this package have the same structs and functions."""
+    return hashlib.sha256((c_structs() + c_table()).encode()).hexdigest()[:16]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinybert_rt.engine.library import ffi
+from tinybert_rt.engine.declarations import ffi
 
 FEW_TEXTS = 16
 FEW_TOKENS = 1024

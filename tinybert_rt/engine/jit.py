@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tinybert_rt.engine.abi import UNITS
+from tinybert_rt.engine.abi import PREFIX, UNITS
 from tinybert_rt.engine.cpus import available_cpus
 from tinybert_rt.engine.loader import LoadedObject, loadable
 from tinybert_rt.errors import CompileError
@@ -83,16 +83,31 @@ def load_kernels(level: IsaLevel, *units: str) -> CompiledKernels:
 
     Raises CompileError when a compiler process fails.
     """
-    names = {unit: f"{level.name}-{cache_key(level, unit)}.o" for unit in units or ABI_UNITS}
+    return CompiledKernels(object_files(level, units or ABI_UNITS))
+
+
+def object_files(level: IsaLevel, units: Sequence[str], triple: str = "", prefix: str = PREFIX) -> list[bytes]:
+    """The object file of each unit: from the cache, else compiled.
+
+    Args:
+        level: the instruction-set level.
+        units: "module" or "module:unit", see `engine.emit`.
+        triple: LLVM's name of another platform to emit for; empty is this machine.
+        prefix: what the names of exported functions begin with.
+
+    Raises CompileError when a compiler process fails.
+    """
+    options = [*([f"--prefix={prefix}"] if prefix != PREFIX else []), *([f"--triple={triple}"] if triple else [])]
+    names = {unit: f"{level.name}-{cache_key(level, unit, options)}.o" for unit in units}
     directory = _cache_directory()
     objects = {unit: None if directory is None else _read(directory / name) for unit, name in names.items()}
     missing = [unit for unit, data in objects.items() if data is None]
     if missing:
-        for unit, data in zip(missing, compile_objects(level, missing), strict=True):
+        for unit, data in zip(missing, compile_objects(level, missing, options), strict=True):
             objects[unit] = data
             if directory is not None:
                 _store(directory, names[unit], data)
-    return CompiledKernels([data for data in objects.values() if data is not None])
+    return [data for data in objects.values() if data is not None]
 
 
 def _cache_directory() -> Path | None:
@@ -104,11 +119,11 @@ def _cache_directory() -> Path | None:
     return Path(base) / "tinybert_rt"
 
 
-def cache_key(level: IsaLevel, unit: str) -> str:
+def cache_key(level: IsaLevel, unit: str, options: Sequence[str] = ()) -> str:
     """The name of a cached object: it changes with whatever the machine code depends on: sources, compiler versions, level."""
     digest = hashlib.sha256()
     versions = [sys.version_info[:2], _version("numba"), _version("llvmlite"), sys.platform]
-    digest.update(repr((versions, level.name, llvm_features(level), unit)).encode())
+    digest.update(repr((versions, level.name, llvm_features(level), unit, *options)).encode())
     files = []
     for source in _SOURCES:
         path = _PACKAGE / source
@@ -164,7 +179,7 @@ def _store(directory: Path, name: str, data: bytes) -> None:
         )
 
 
-def compile_objects(level: IsaLevel, units: Sequence[str]) -> list[bytes]:
+def compile_objects(level: IsaLevel, units: Sequence[str], options: Sequence[str] = ()) -> list[bytes]:
     """Compile units, each in a child process, side by side; returns their object files. Raises CompileError."""
     if not sys.executable:
         raise CompileError("cannot compile kernels: sys.executable is empty, so no Python process can be started")
@@ -174,22 +189,22 @@ def compile_objects(level: IsaLevel, units: Sequence[str]) -> list[bytes]:
     started = time.perf_counter()
     try:
         with ThreadPoolExecutor(available_cpus()) as pool:
-            return list(pool.map(lambda unit: _compile_object(level, unit), units))
+            return list(pool.map(lambda unit: _compile_object(level, unit, options), units))
     finally:
         if notice:
             print(f" {time.perf_counter() - started:.1f} s", file=sys.stderr)
 
 
-def _compile_object(level: IsaLevel, unit: str) -> bytes:
+def _compile_object(level: IsaLevel, unit: str, options: Sequence[str]) -> bytes:
     # Isolated, and with this process's own path: a file of the user's current directory must not be imported there.
     code = (
         f"import sys; path, *arguments = sys.argv[1:]; sys.path[:] = path.split({os.pathsep!r}); "
         "from tinybert_rt.engine.emit import main; sys.exit(main(arguments))"
     )
     path = os.pathsep.join([str(_PACKAGE.parent), *(each for each in sys.path if os.path.isabs(each))])
-    command = [sys.executable, "-I", "-W", "ignore", "-c", code, path, level.name, unit]
+    command = [sys.executable, "-I", "-W", "ignore", "-c", code, path, level.name, unit, *options]
     result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if result.returncode != 0 or not result.stdout.startswith(b"\x7fELF"):
+    if result.returncode != 0 or not result.stdout:
         lines = result.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {result.returncode}"]
         if "No module named 'numba" in lines[-1] or "No module named 'llvmlite" in lines[-1]:
             raise CompileError(_NO_COMPILER)

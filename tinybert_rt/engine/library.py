@@ -7,14 +7,13 @@ import threading
 from functools import cache
 from typing import Any
 
-import cffi
-
 from tinybert_rt.engine import abi
-from tinybert_rt.errors import InvalidArgumentError
+from tinybert_rt.engine.declarations import ffi
+from tinybert_rt.engine.native import LIBRARY_VARIABLE, library_path, native_functions
+from tinybert_rt.errors import InvalidArgumentError, LibraryError
 from tinybert_rt.isa.levels import IsaLevel, choose_level
 
-ffi = cffi.FFI()
-ffi.cdef(abi.c_structs() + abi.c_table())
+ENGINES = ("auto", "native", "jit")
 
 _lock = threading.Lock()
 
@@ -39,31 +38,45 @@ class Library:
     encode: Any
     tokenize: Any
 
-    def __init__(self, engine: str, level: IsaLevel, kernels: Any) -> None:
+    def __init__(self, engine: str, level: IsaLevel, functions: dict[str, Any], owner: Any = None) -> None:
         self.engine = engine
         self.level = level
-        self._kernels = kernels
-        for function in abi.FUNCTIONS:
-            setattr(self, function.name, ffi.cast(function.c_pointer_type(), kernels.address(function.symbol())))
+        self._owner = owner
+        for name, function in functions.items():
+            setattr(self, name, function)
 
 
 def load_library(engine: str = "auto", isa: str | None = None) -> Library:
     """The compiled functions for an instruction-set level (default: the best that this machine offers).
 
     Args:
-        engine: "auto" or "jit".
+        engine: "native" for the compiled library, "jit" for kernels that are compiled on this machine, "auto" for the library
+            where there is one.
 
-    Raises UnknownIsaError, UnsupportedIsaError, CompileError, InvalidArgumentError.
+    Raises UnknownIsaError, UnsupportedIsaError, CompileError, LibraryError, InvalidArgumentError.
     """
-    if engine not in ("auto", "jit"):
-        raise InvalidArgumentError(f"engine must be 'auto' or 'jit', not {engine!r}")
+    if engine not in ENGINES:
+        raise InvalidArgumentError(f"engine must be one of {', '.join(map(repr, ENGINES))}, not {engine!r}")
     level = choose_level(isa)
+    path = None if engine == "jit" else library_path()
+    if path is None and engine == "native":
+        raise LibraryError(
+            f"this installation has no compiled library: {LIBRARY_VARIABLE} can name one, and engine='jit' compiles on this machine"
+        )
     with _lock:
-        return _load(level)
+        return _jit(level) if path is None else _native(path, level)
 
 
 @cache
-def _load(level: IsaLevel) -> Library:
+def _native(path: str, level: IsaLevel) -> Library:
+    table = native_functions(path, level)
+    return Library("native", level, {each.name: getattr(table, each.name) for each in abi.FUNCTIONS})
+
+
+@cache
+def _jit(level: IsaLevel) -> Library:
     from tinybert_rt.engine.jit import load_kernels
 
-    return Library("jit", level, load_kernels(level))
+    kernels = load_kernels(level)
+    functions = {each.name: ffi.cast(each.c_pointer_type(), kernels.address(each.symbol())) for each in abi.FUNCTIONS}
+    return Library("jit", level, functions, kernels)

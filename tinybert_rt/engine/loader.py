@@ -10,7 +10,8 @@ from __future__ import annotations
 import mmap
 import struct
 
-from tinybert_rt.engine.system import ffi, system
+from tinybert_rt.engine.declarations import ffi
+from tinybert_rt.engine.system import system
 from tinybert_rt.errors import CompileError
 
 _SHT_PROGBITS, _SHT_SYMTAB, _SHT_RELA, _SHT_NOBITS = 1, 2, 4, 8

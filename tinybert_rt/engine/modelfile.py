@@ -8,7 +8,8 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from tinybert_rt.engine.library import Library, ffi
+from tinybert_rt.engine.declarations import ffi
+from tinybert_rt.engine.library import Library
 from tinybert_rt.engine.session import address
 from tinybert_rt.errors import EmptyFileError, InvalidArgumentError, ModelNotFoundError, UnreadableFileError
 from tinybert_rt.format.layout import MAX_TENSORS

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from tinybert_rt.engine.declarations import ffi
 from tinybert_rt.engine.few import Few
-from tinybert_rt.engine.library import Library, ffi
+from tinybert_rt.engine.library import Library
 from tinybert_rt.engine.threads import Helpers, prepare_waiting
 
 

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import cffi
-
-ffi = cffi.FFI()
-ffi.cdef(
-    "int sched_yield(void); int sem_init(void *, int, unsigned); int sem_wait(void *); int sem_post(void *);"
-    "int mprotect(void *, size_t, int);"
-)
+from tinybert_rt.engine.declarations import ffi
 
 
 def _load() -> Any:

@@ -9,17 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinybert_rt.engine.library import ffi
+from tinybert_rt.engine.declarations import ffi
 from tinybert_rt.engine.session import address
-from tinybert_rt.errors import (
-    InvalidArgumentError,
-    InvalidTextError,
-    NonFiniteResultError,
-    TextTooLongError,
-    TinyBertError,
-    TokenIdError,
-    error_classes,
-)
+from tinybert_rt.errors import InvalidTextError, TinyBertError, error_classes
+from tinybert_rt.format.messages import text_message
 from tinybert_rt.text.limits import WORD_SCRATCH_BYTES
 
 Text = str | tuple[str, str]
@@ -100,12 +93,4 @@ class TokenScratch:
 
 def encode_error(status: int, item: int, tokens: int, limit: int) -> TinyBertError:
     """The exception for a status of `encode` or `tokenize` about text `item`."""
-    if item < 0:
-        return error_classes().get(status, TinyBertError)("a number of the request is out of range")
-    messages = {
-        TextTooLongError.code: f"text {item} has {tokens} tokens, the limit is {limit}: shorten it, or use truncation='truncate'",
-        NonFiniteResultError.code: f"text {item}: the model computed NaN or infinity; its file is damaged: convert it again",
-        TokenIdError.code: f"text {item} has a token id or type outside the model's tables",
-        InvalidArgumentError.code: f"text {item} has {tokens} tokens: between 1 and {limit} are possible",
-    }
-    return error_classes().get(status, TinyBertError)(messages.get(status, f"text {item}: status {status}"))
+    return error_classes().get(status, TinyBertError)(text_message(status, item, tokens, limit))

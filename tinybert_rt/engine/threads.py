@@ -5,8 +5,8 @@ from __future__ import annotations
 import _thread
 from typing import Any
 
-from tinybert_rt.engine.library import Library, ffi
-from tinybert_rt.engine.system import ffi as system_ffi
+from tinybert_rt.engine.declarations import ffi
+from tinybert_rt.engine.library import Library
 from tinybert_rt.engine.system import system
 from tinybert_rt.errors import ThreadStartError
 
@@ -47,10 +47,10 @@ def prepare_waiting(session: Any) -> None:
     """Give a planned session the system's ways to wait: `sched_yield`, and POSIX semaphores where they can be made."""
     if system is None:
         return
-    session.yield_thread = int(system_ffi.cast("intptr_t", system.sched_yield))
+    session.yield_thread = int(ffi.cast("intptr_t", system.sched_yield))
     workers = ffi.cast("kernel_worker *", session.locals)
     for worker in range(int(session.workers)):
-        if system.sem_init(system_ffi.cast("void *", workers[worker].semaphore), 0, 0) != 0:
+        if system.sem_init(ffi.cast("void *", workers[worker].semaphore), 0, 0) != 0:
             return
-    session.sleep_thread = int(system_ffi.cast("intptr_t", system.sem_wait))
-    session.wake_thread = int(system_ffi.cast("intptr_t", system.sem_post))
+    session.sleep_thread = int(ffi.cast("intptr_t", system.sem_wait))
+    session.wake_thread = int(ffi.cast("intptr_t", system.sem_post))

@@ -1,0 +1,222 @@
+"""The C library: what it refers to, its API under sanitizers, its examples, and the same bytes as kernels compiled in place."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from models import write_checkpoint
+
+import tinybert_rt as tb
+from tinybert_rt.aot.compiler import C_FLAGS, find_compiler
+from tinybert_rt.aot.header import C_SOURCES, public_header, write_generated
+from tinybert_rt.aot.library import build_library, kernel_objects, shim_objects
+from tinybert_rt.aot.targets import TARGETS, target_by_name, this_machine
+from tinybert_rt.engine.native import LIBRARY_VARIABLE
+from tinybert_rt.isa.levels import available_levels
+from tools.build_lib import main as build_main
+from tools.convert import convert
+
+EXAMPLES = sorted((C_SOURCES / "examples").glob("*.c"))
+EXAMPLE_FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic")
+BUNDLED = ROOT / "tinybert_rt/models/all-MiniLM-L6-v2-int8.tbrt"
+SENTENCES = [
+    "The cat sleeps on the sofa.",
+    "",
+    "Shares fell sharply on Monday, after the bank had warned of losses.",
+    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. 東京 \u0301",
+    *(f"Sentence number {i} is {'very ' * (i % 40)}long." for i in range(60)),
+]
+
+pytestmark = pytest.mark.skipif(
+    this_machine() is None or not (shutil.which("cc") and shutil.which("ar")), reason="no C compiler for this machine (cc, ar)"
+)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("library")
+    target = this_machine()
+    assert target is not None
+    build_library(target, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    write_checkpoint(folder)
+    convert(folder, folder / "model.tbrt", dtype="int8", pooling="mean", normalize=True)
+    return folder / "model.tbrt"
+
+
+@pytest.fixture(scope="session")
+def examples(library: Path) -> Path:
+    for source in EXAMPLES:
+        command = ["cc", *EXAMPLE_FLAGS, f"-I{library}/include", source, "-o", library / source.stem, f"-L{library}/lib", "-ltinybert_rt"]
+        subprocess.run([*command, f"-Wl,-rpath,{library}/lib"], check=True)
+    return library
+
+
+def build_test_program(name: str, flags: list[str], work: Path) -> Path:
+    """tests/c/NAME.c with the shim and this machine's kernels, everything but the kernels compiled with `flags`."""
+    target = this_machine()
+    assert target is not None
+    write_generated(target, work)
+    objects = shim_objects(target, find_compiler(target), work, work, flags=(*C_FLAGS, *flags))
+    objects += kernel_objects(target, work, lambda _: None)
+    program = work / name
+    command = ["cc", "-std=c11", "-D_GNU_SOURCE", *EXAMPLE_FLAGS[2:], *flags, f"-I{work}", ROOT / "tests/c" / f"{name}.c", *objects]
+    subprocess.run([*command, "-pthread", "-o", program], check=True)
+    return program
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("nm"), reason="needs nm of Linux's binutils")
+def test_the_library_refers_to_the_c_library_only(library: Path) -> None:
+    path = library / "lib/libtinybert_rt.so"
+    lines = subprocess.run(["nm", "-D", "--undefined-only", path], capture_output=True, text=True, check=True).stdout.splitlines()
+    symbols = {line.split()[-1] for line in lines}
+    strong = {line.split()[-1] for line in lines if line.split()[-2] == "U"}
+    assert strong
+    assert all(re.search(r"@GLIBC_[\d.]+$", name) for name in strong), strong
+    assert not any("Py" in name or "numba" in name.lower() for name in symbols)
+    needed = subprocess.run(["ldd", path], capture_output=True, text=True, check=True).stdout
+    assert {line.split()[0].split("/")[-1] for line in needed.splitlines()} <= {
+        "linux-vdso.so.1",
+        "libc.so.6",
+        "libm.so.6",
+        "libpthread.so.0",
+        "ld-linux-x86-64.so.2",
+        "ld-linux-aarch64.so.1",
+    }
+    assert path.stat().st_size <= 2_500_000
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("nm"), reason="needs nm of Linux's binutils")
+def test_the_library_exports_its_public_functions_only(library: Path) -> None:
+    defined = subprocess.run(["nm", "-D", "--defined-only", library / "lib/libtinybert_rt.so"], capture_output=True, text=True, check=True)
+    exported = {line.split()[-1] for line in defined.stdout.splitlines()}
+    declared = set(re.findall(r"^TBRT_API [^(]*?\b(tbrt_\w+)\(", public_header(), re.MULTILINE))
+    assert exported == declared | {"tbrt_private_kernels"}
+
+
+@pytest.mark.parametrize("isa", [level.name for level in available_levels()])
+def test_python_gets_the_same_bytes_from_the_library_and_from_kernels_compiled_in_place(
+    library: Path, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = tb.load(engine="jit").encode(SENTENCES)
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(library / "lib" / this_machine().shared_name))  # type: ignore[union-attr]
+    model = tb.load(isa=isa, threads=2)
+    assert model.engine == "native"
+    assert model.encode(SENTENCES).tobytes() == expected.tobytes()
+
+
+def test_the_embed_example_gives_the_same_bytes(examples: Path) -> None:
+    lines = [text for text in SENTENCES if text]
+    result = subprocess.run([examples / "embed", BUNDLED], input="\n".join(lines).encode(), capture_output=True, check=True)
+    vectors = np.array([[np.float32(value) for value in line.split()] for line in result.stdout.splitlines()], np.float32)
+    assert vectors.tobytes() == tb.load(engine="jit").encode(lines).tobytes()
+
+
+def test_the_rank_example_ranks(examples: Path) -> None:
+    texts = ["The cat sleeps on the sofa.", "Shares fell sharply on Monday.", "It rains in the mountains."]
+    result = subprocess.run(
+        [examples / "rank", BUNDLED, "what happened at the stock exchange?", *texts], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[0].endswith(texts[1])
+
+
+def test_the_classify_example_classifies(examples: Path) -> None:
+    command = [examples / "classify", BUNDLED, "good=I enjoyed it very much.", "bad=It was a waste of time."]
+    result = subprocess.run(command, input="a wonderful evening\nboring from start to end\n", capture_output=True, text=True, check=True)
+    assert [line.split("\t")[0] for line in result.stdout.splitlines()] == ["good", "bad"]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_are_short_and_complain_in_one_line(example: Path, examples: Path) -> None:
+    assert len(example.read_text().splitlines()) < 80
+    result = subprocess.run(
+        [examples / example.stem, ROOT / "README.md", "a=b", "c=d"][: 4 if example.stem != "embed" else 2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "not a model file" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+SANITIZERS = {
+    "none": [],
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g"],
+    "thread": ["-fsanitize=thread", "-g"],
+}
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_the_public_functions(sanitizer: str, small_model: Path, tmp_path: Path) -> None:
+    """Errors, limits, cancelling, failing allocations, fork, four sessions at once: see tests/c/test_api.c."""
+    flags = SANITIZERS[sanitizer]
+    probe = tmp_path / "probe"
+    source = b"int main(void) { return 0; }"
+    compiled = subprocess.run(["cc", *flags, "-x", "c", "-", "-o", probe], input=source, capture_output=True, check=False)
+    if compiled.returncode != 0 or subprocess.run([probe], capture_output=True, check=False).returncode != 0:
+        pytest.skip(f"this compiler's {sanitizer} sanitizer does not run here")
+    program = build_test_program("test_api", flags, tmp_path)
+    environment = {**os.environ, "TSAN_OPTIONS": "die_after_fork=0"}
+    result = subprocess.run([program, small_model], capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+
+
+@pytest.mark.skipif(not shutil.which("valgrind"), reason="valgrind is not installed")
+def test_valgrind_finds_nothing_in_the_embed_example(examples: Path, small_model: Path) -> None:
+    options = ["--error-exitcode=9", "--leak-check=full", "--show-leak-kinds=all", "--errors-for-leak-kinds=all", "-q"]
+    environment = {**os.environ, "TINYBERT_RT_ISA": available_levels()[min(1, len(available_levels()) - 1)].name}
+    command = ["valgrind", *options, examples / "embed", small_model]
+    result = subprocess.run(command, input="the cat\na dog\n\n", capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert len(result.stdout.splitlines()) == 3
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler")
+def test_the_header_is_usable_from_cpp(library: Path, tmp_path: Path) -> None:
+    source = tmp_path / "use.cpp"
+    source.write_text("#include <tinybert_rt.h>\nint main() { return tbrt_abi_version() == TBRT_ABI_VERSION ? 0 : 1; }\n")
+    flags = ["-std=c++11", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{library}/include"]
+    subprocess.run(["c++", *flags, source, library / "lib/libtinybert_rt.a", "-pthread", "-o", tmp_path / "use"], check=True)
+    subprocess.run([tmp_path / "use"], check=True)
+
+
+@pytest.mark.skipif(not shutil.which("pkg-config"), reason="pkg-config is not installed")
+def test_pkg_config_finds_it(library: Path) -> None:
+    environment = {**os.environ, "PKG_CONFIG_PATH": str(library / "lib/pkgconfig")}
+    result = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", "tinybert_rt"], capture_output=True, text=True, env=environment, check=True
+    )
+    assert "-ltinybert_rt" in result.stdout
+    assert "/include" in result.stdout
+
+
+def test_a_wrong_library_is_refused_in_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(tmp_path / "nothing.so"))
+    with pytest.raises(tb.errors.LibraryError, match="cannot be loaded"):
+        tb.load()
+    monkeypatch.setenv(LIBRARY_VARIABLE, "")
+    with pytest.raises(tb.errors.LibraryError, match="no compiled library"):
+        tb.load(engine="native")
+
+
+def test_targets_have_names_of_their_own_and_unknown_ones_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert len({target.name for target in TARGETS}) == len(TARGETS)
+    assert target_by_name("aarch64-macos").shared_name == "libtinybert_rt.dylib"
+    assert build_main(["--target", "abacus", "--out", str(tmp_path)]) == 2
+    assert "x86_64-linux-gnu" in capsys.readouterr().err
+    assert build_main(["--target", "aarch64-ios", "--out", str(tmp_path)]) == 2
+    assert "--objects-only" in capsys.readouterr().err
