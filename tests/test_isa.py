@@ -24,6 +24,9 @@ DOT_INSTRUCTION = {
     "avxvnni": r"vpdpbusd.*%ymm",
     "avx2": r"vpmaddubsw.*%ymm",
     "portable": r"pmaddwd.*%xmm",
+    "neon": r"\tsadalp\t",
+    "dotprod": r"\tsdot\t",
+    "i8mm": r"\t(us|su)dot\t",
 }
 
 

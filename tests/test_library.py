@@ -15,7 +15,7 @@ from conftest import ROOT
 from models import write_checkpoint
 
 import tinybert_rt as tb
-from tinybert_rt.aot.compiler import C_FLAGS, find_compiler
+from tinybert_rt.aot.compiler import C_FLAGS, Compiler, find_compiler
 from tinybert_rt.aot.header import C_SOURCES, public_header, write_generated
 from tinybert_rt.aot.library import build_library, kernel_objects, shim_objects
 from tinybert_rt.aot.targets import TARGETS, target_by_name, this_machine
@@ -220,3 +220,30 @@ def test_targets_have_names_of_their_own_and_unknown_ones_are_refused(capsys: py
     assert "x86_64-linux-gnu" in capsys.readouterr().err
     assert build_main(["--target", "aarch64-ios", "--out", str(tmp_path)]) == 2
     assert "--objects-only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["fuzz_open", "fuzz_encode"])
+def test_fuzzing_for_a_moment_finds_nothing(name: str, small_model: Path, tmp_path: Path) -> None:
+    """With libFuzzer; longer: build the same program and run it with -max_total_time."""
+    fuzzer = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all", "-g", "-O1"]
+    probe = b"int LLVMFuzzerTestOneInput(const unsigned char *data, unsigned long size) { return data == 0 && size != 0; }"
+    command = ["clang", *fuzzer, "-x", "c", "-", "-o", tmp_path / "probe"]
+    if not shutil.which("clang") or subprocess.run(command, input=probe, capture_output=True, check=False).returncode != 0:
+        pytest.skip("clang with libFuzzer is not installed")
+    target = this_machine()
+    assert target is not None
+    write_generated(target, tmp_path)
+    flags = ("-std=c11", "-fsanitize=fuzzer-no-link,address,undefined", *fuzzer[1:])
+    objects = shim_objects(target, Compiler(("clang",), ("ar",)), tmp_path, tmp_path, flags=flags)
+    objects += kernel_objects(target, tmp_path, lambda _: None)
+    command = ["clang", "-std=c11", *fuzzer, f"-I{tmp_path}", ROOT / "tests/c" / f"{name}.c", *objects, "-pthread", "-o", tmp_path / name]
+    subprocess.run(command, check=True)
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    shutil.copy(small_model, corpus)
+    environment = {**os.environ, "TBRT_FUZZ_MODEL": str(small_model)}
+    seeds = [corpus, *([ROOT / "tests/c/corpus/encode"] if name == "fuzz_encode" else [])]
+    result = subprocess.run(
+        [tmp_path / name, "-runs=3000", "-timeout=60", *seeds], cwd=tmp_path, capture_output=True, text=True, env=environment, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]

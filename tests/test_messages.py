@@ -36,15 +36,10 @@ WITHOUT_A_TEMPLATE = {
     errors.InvalidTextError,
     errors.CancelledError,
     errors.OutputFileError,
-    errors.BufferTooSmallError,
-    errors.BusyError,
     errors.UnknownIsaError,
     errors.UnsupportedIsaError,
     errors.CompileError,
     errors.ThreadStartError,
-    errors.OutOfMemoryError,
-    errors.ForkedError,
-    errors.LibraryError,
     errors.ModelFileError,
 }
 

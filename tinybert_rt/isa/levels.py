@@ -35,6 +35,9 @@ class IsaLevel:
         tile_int8: rows (1 to 6) and 16-lane columns (1, 2 or 4) of the int8 GEMM tile.
         tile_float: rows and 16-lane columns of the float GEMM tile.
         vector_bits: widest register that LLVM should use.
+        lanes_int8: the int8 dot product takes one 32-bit lane of a register for all lanes of its operand a, so that the tile
+            should load several values of a row at once rather than spread each one over a register.
+        lanes_float: the same of the float32 multiply-add.
     """
 
     name: str
@@ -46,6 +49,8 @@ class IsaLevel:
     tile_int8: tuple[int, int]
     tile_float: tuple[int, int]
     vector_bits: int
+    lanes_int8: bool = False
+    lanes_float: bool = False
 
 
 _AVX2 = frozenset({"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"})
@@ -81,7 +86,45 @@ LEVELS: tuple[IsaLevel, ...] = (
         (6, 4),
         512,
     ),
-    IsaLevel("neon", "aarch64", "generic", (Alternative(frozenset(), "+neon"),), "portable", True, (4, 1), (4, 1), 128),
+    IsaLevel(
+        "neon",
+        "aarch64",
+        "generic",
+        (Alternative(frozenset(), "+neon"),),
+        "sadalp",
+        True,
+        (3, 1),
+        (5, 1),
+        128,
+        lanes_int8=False,
+        lanes_float=True,
+    ),
+    IsaLevel(
+        "dotprod",
+        "aarch64",
+        "generic",
+        (Alternative(frozenset({"asimddp"}), "+neon,+dotprod"),),
+        "sdot",
+        True,
+        (4, 1),
+        (5, 1),
+        128,
+        lanes_int8=True,
+        lanes_float=True,
+    ),
+    IsaLevel(
+        "i8mm",
+        "aarch64",
+        "generic",
+        (Alternative(frozenset({"asimddp", "i8mm"}), "+neon,+dotprod,+i8mm"),),
+        "usdot",
+        True,
+        (5, 1),
+        (5, 1),
+        128,
+        lanes_int8=True,
+        lanes_float=True,
+    ),
 )
 
 ISA_VARIABLE = "TINYBERT_RT_ISA"
@@ -111,7 +154,8 @@ def _llvm_features() -> frozenset[str]:
         from llvmlite import binding
     except ImportError:
         return frozenset()
-    return frozenset(name.replace("bmi", "bmi1") if name == "bmi" else name for name, on in binding.get_host_cpu_features().items() if on)
+    linux_names = {"bmi": "bmi1", "dotprod": "asimddp"}
+    return frozenset(linux_names.get(name, name) for name, on in binding.get_host_cpu_features().items() if on)
 
 
 def llvm_features(level: IsaLevel) -> str:

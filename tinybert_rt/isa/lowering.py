@@ -10,11 +10,15 @@ All of them work on 16 lanes of 32 bits. `dot4` adds to each int32 lane the sum 
 | vpdpbusd256 | 2 vpdpbusd ymm                                            | AVX-VNNI                 |
 | avx2        | 2 vpmaddubsw + 2 vpmaddwd + 2 vpaddd                      | AVX2                     |
 | sse2        | 8 pmaddwd + 8 paddd on bytes that are widened to 16 bits  | SSE2                     |
+| usdot       | 4 usdot                                                   | FEAT_I8MM                |
+| sdot        | 4 sdot, and 4 more to correct them, see `shifted_dot4`    | FEAT_DotProd             |
+| sadalp      | 4 mul + 4 mla of 16 bits + 4 sadalp, bytes widened before | Advanced SIMD            |
 | portable    | 4 shifts, 4 products and 4 sums of 32 bits                | nothing                  |
 
-`vpmaddubsw` adds two products in 16 bits with saturation. It never saturates where b obeys the **pair rule**: of the
-bytes b[2*i] and b[2*i + 1], those of one sign add up to at most 128 in magnitude, and 255·128 < 2**15. Weights obey it
-in every model file that the writer lets pass (FORMAT.md, rule 8), keys and values of attention by the way they are quantized.
+`vpmaddubsw` adds two products in 16 bits with saturation, and what `sadalp` adds are sums of two products that wrap around
+at 16 bits. Neither ever happens where b obeys the **pair rule**: of the bytes b[2*i] and b[2*i + 1], those of one sign add
+up to at most 128 in magnitude, and 255·128 < 2**15. Weights obey it in every model file that the writer lets pass (FORMAT.md,
+rule 8), keys and values of attention by the way they are quantized.
 """
 
 from __future__ import annotations
@@ -84,6 +88,17 @@ def splat(builder: ir.IRBuilder, value: ir.Value, vector: ir.Type) -> ir.Value:
 def dot4(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
     """acc i32x16 + dot products of 4 neighbouring bytes of a (u8) and b (s8), both given as i32x16."""
     return _DOT[active().dot](builder, acc, a, b)
+
+
+def shifted_dot4() -> Callable[..., ir.Value] | None:
+    """None, or what a tile should be made of instead of `dot4`: a function of (builder, acc, a, b), exact modulo 2**32, for
+
+        acc[i] + sum((a[4*i + j] - 128) * b[4*i + j] for j in range(4))        a: u8, b: s8
+
+    A level has it where a signed dot product is one instruction and an unsigned by a signed one is not. With a = 0 it gives
+    what is missing, −128·Σb, which is the same for all rows of a tile: they share one such sum and subtract it at the end.
+    """
+    return _shifted_sdot if active().dot == "sdot" else None
 
 
 def fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
@@ -168,6 +183,45 @@ def _dot_sse2(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) ->
     return _by_parts(quarter, 4, builder, acc, a, b)
 
 
+def _neon_dot(name: str, builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    bytes_type = ir.VectorType(I8, 16)
+
+    def quarter(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+        operands = [acc, builder.bitcast(a, bytes_type), builder.bitcast(b, bytes_type)]
+        return intrinsic(builder, f"llvm.aarch64.neon.{name}.v4i32.v16i8", acc.type, operands)
+
+    return _by_parts(quarter, 4, builder, acc, a, b)
+
+
+def _dot_usdot(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    return _neon_dot("usdot", builder, acc, a, b)
+
+
+def _shifted_sdot(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    """See `shifted_dot4`: a byte with its highest bit flipped is, as a signed one, the byte minus 128. The last factor may be a lane."""
+    highest_bits = constant_vector(I32, 0x80808080 - 2**32)
+    return _neon_dot("sdot", builder, acc, b, builder.xor(a, highest_bits))
+
+
+def _dot_sdot(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    zero = ir.Constant(I32X16, None)
+    return builder.sub(_shifted_sdot(builder, acc, a, b), _shifted_sdot(builder, zero, zero, b))
+
+
+def _dot_sadalp(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+    """Products of bytes 2i and of bytes 2i + 1 are added in 16 bits, and pairs of these in 32 bits."""
+    words = ir.VectorType(I16, 8)
+    eight = constant_vector(I16, 8, 8)
+
+    def quarter(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+        a16, b16 = builder.bitcast(a, words), builder.bitcast(b, words)
+        even = builder.mul(builder.and_(a16, constant_vector(I16, 255, 8)), builder.ashr(builder.shl(b16, eight), eight))
+        odd = builder.mul(builder.lshr(a16, eight), builder.ashr(b16, eight))
+        return builder.add(acc, intrinsic(builder, "llvm.aarch64.neon.saddlp.v4i32.v8i16", acc.type, [builder.add(even, odd)]))
+
+    return _by_parts(quarter, 4, builder, acc, a, b)
+
+
 def _dot_portable(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
     for byte in range(4):
         unsigned = builder.and_(builder.lshr(a, constant_vector(I32, 8 * byte)), constant_vector(I32, 255))
@@ -181,6 +235,9 @@ _DOT: dict[str, Callable[..., ir.Value]] = {
     "vpdpbusd256": _dot_vpdpbusd256,
     "avx2": _dot_avx2,
     "sse2": _dot_sse2,
+    "usdot": _dot_usdot,
+    "sdot": _dot_sdot,
+    "sadalp": _dot_sadalp,
     "portable": _dot_portable,
 }
 
