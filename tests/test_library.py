@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from conftest import ROOT
 from models import write_checkpoint
 
 import tinybert_rt as tb
-from tinybert_rt.aot.compiler import C_FLAGS, Compiler, find_compiler
+from tinybert_rt.aot.compiler import C_FLAGS, Compiler
 from tinybert_rt.aot.header import C_SOURCES, public_header, write_generated
 from tinybert_rt.aot.library import build_library, kernel_objects, shim_objects
 from tinybert_rt.aot.targets import TARGETS, target_by_name, this_machine
@@ -65,15 +66,16 @@ def examples(library: Path) -> Path:
     return library
 
 
-def build_test_program(name: str, flags: list[str], work: Path) -> Path:
+def build_test_program(name: str, flags: Sequence[str], work: Path, *, cc: str = "cc", shim_flags: Sequence[str] | None = None) -> Path:
     """tests/c/NAME.c with the shim and this machine's kernels, everything but the kernels compiled with `flags`."""
     target = this_machine()
     assert target is not None
     write_generated(target, work)
-    objects = shim_objects(target, find_compiler(target), work, work, flags=(*C_FLAGS, *flags))
+    shim_flags = flags if shim_flags is None else shim_flags
+    objects = shim_objects(target, Compiler((cc,), ("ar",)), work, work, flags=(*C_FLAGS, *shim_flags))
     objects += kernel_objects(target, work, lambda _: None)
     program = work / name
-    command = ["cc", "-std=c11", "-D_GNU_SOURCE", *EXAMPLE_FLAGS[2:], *flags, f"-I{work}", ROOT / "tests/c" / f"{name}.c", *objects]
+    command = [cc, "-std=c11", "-D_GNU_SOURCE", *EXAMPLE_FLAGS[2:], *flags, f"-I{work}", ROOT / "tests/c" / f"{name}.c", *objects]
     subprocess.run([*command, "-pthread", "-o", program], check=True)
     return program
 
@@ -230,20 +232,14 @@ def test_fuzzing_for_a_moment_finds_nothing(name: str, small_model: Path, tmp_pa
     command = ["clang", *fuzzer, "-x", "c", "-", "-o", tmp_path / "probe"]
     if not shutil.which("clang") or subprocess.run(command, input=probe, capture_output=True, check=False).returncode != 0:
         pytest.skip("clang with libFuzzer is not installed")
-    target = this_machine()
-    assert target is not None
-    write_generated(target, tmp_path)
-    flags = ("-std=c11", "-fsanitize=fuzzer-no-link,address,undefined", *fuzzer[1:])
-    objects = shim_objects(target, Compiler(("clang",), ("ar",)), tmp_path, tmp_path, flags=flags)
-    objects += kernel_objects(target, tmp_path, lambda _: None)
-    command = ["clang", "-std=c11", *fuzzer, f"-I{tmp_path}", ROOT / "tests/c" / f"{name}.c", *objects, "-pthread", "-o", tmp_path / name]
-    subprocess.run(command, check=True)
+    shim_flags = ["-fsanitize=fuzzer-no-link,address,undefined", *fuzzer[1:]]
+    program = build_test_program(name, fuzzer, tmp_path, cc="clang", shim_flags=shim_flags)
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     shutil.copy(small_model, corpus)
     environment = {**os.environ, "TBRT_FUZZ_MODEL": str(small_model)}
     seeds = [corpus, *([ROOT / "tests/c/corpus/encode"] if name == "fuzz_encode" else [])]
     result = subprocess.run(
-        [tmp_path / name, "-runs=3000", "-timeout=60", *seeds], cwd=tmp_path, capture_output=True, text=True, env=environment, check=False
+        [program, "-runs=3000", "-timeout=60", *seeds], cwd=tmp_path, capture_output=True, text=True, env=environment, check=False
     )
     assert result.returncode == 0, result.stderr[-3000:]

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from tinybert_rt import __version__, errors
-from tinybert_rt.aot.message_table import message_table
+from tinybert_rt.aot.message_table import message_table, status_words
 from tinybert_rt.aot.targets import Target
 from tinybert_rt.encoder.structs import GROUP_TEXTS, SEMAPHORE_BYTES
 from tinybert_rt.engine import abi
@@ -38,15 +38,13 @@ def status_name(error: type[errors.TinyBertError]) -> str:
 
 def public_header() -> str:
     """`tinybert_rt.h`."""
-    statuses = ["    TBRT_OK = 0"]
-    for code, error in sorted(errors.error_classes().items()):
-        statuses.append(f"    {status_name(error)} = {code} /* {(error.__doc__ or '').splitlines()[0]} */")
+    words = status_words()
+    names = {0: "TBRT_OK", **{code: status_name(error) for code, error in sorted(errors.error_classes().items())}}
     values = {
         "VERSION": __version__,
         "ABI_VERSION": str(ABI_VERSION),
         "GROUP_TEXTS": str(GROUP_TEXTS),
-        # The comma comes before a comment.
-        "STATUSES": "\n".join(re.sub(r"( /\*|$)", r",\1", line, count=1) for line in statuses[:-1]) + "\n" + statuses[-1],
+        "STATUSES": "\n".join(f"    {name} = {code}, /* {words[code]} */" for code, name in names.items()),
         "TRUNCATIONS": ",\n".join(f"    {_TRUNCATION_NAMES[name]} = {number}" for name, number in TRUNCATIONS.items()),
     }
     text = (C_SOURCES / "tinybert_rt.h.in").read_text(encoding="utf-8")

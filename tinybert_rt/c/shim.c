@@ -13,6 +13,7 @@
 
 #define ALIGNMENT 64
 #define LONGEST_TEXT (INT64_MAX / 4)
+#define UNKNOWN_OPTIONS "options: struct_size is not set, or members are set that this version does not know"
 #define SMALLEST_LIMIT 3 /* [CLS], one token, [SEP] */
 
 struct tbrt_model {
@@ -91,6 +92,17 @@ static int fail(tbrt_error *error, int status, const char *message) {
         snprintf(error->message, sizeof error->message, "%s", message);
     }
     return status;
+}
+
+/* A file that cannot be mapped; `reason`: the system's words for it, or "". */
+static void fail_to_open(tbrt_error *error, int status, const char *name, const char *reason) {
+    if (error == NULL)
+        return;
+    error->status = status;
+    tbrt_render_file_error(error->message, sizeof error->message, name, status, NULL, NULL, 0);
+    const size_t used = strlen(error->message);
+    if (*reason != '\0')
+        snprintf(error->message + used, sizeof error->message - used, ": %s", reason);
 }
 
 static void *allocate(const tbrt_allocator *allocator, size_t size) {
@@ -222,7 +234,7 @@ static int open_model(const char *path, const void *data, size_t size, const tbr
     *result = NULL;
     tbrt_model_options options = TBRT_MODEL_OPTIONS_INIT;
     if (!read_struct(&options, sizeof options, given))
-        return fail(error, TBRT_INVALID_ARGUMENT, "options: struct_size is not set, or members are set that this version does not know");
+        return fail(error, TBRT_INVALID_ARGUMENT, UNKNOWN_OPTIONS);
     tbrt_allocator allocator = options.allocator;
     if ((allocator.allocate == NULL) != (allocator.release == NULL))
         return fail(error, TBRT_INVALID_ARGUMENT, "options: an allocator needs both allocate and release");
@@ -244,16 +256,12 @@ static int open_model(const char *path, const void *data, size_t size, const tbr
     model->log_user = options.log_user;
     const char *name = options.name != NULL ? options.name : path != NULL ? path : "<memory>";
     if (path != NULL) {
-        char reason[128] = "", message[TBRT_MESSAGE_SIZE];
+        char reason[128] = "";
         status = tbrt_map_file(path, &model->mapping, reason, sizeof reason);
-        if (status != TBRT_OK) {
-            const char *words = status == TBRT_MODEL_NOT_FOUND ? "no such file"
-                                : status == TBRT_EMPTY_FILE    ? "the file is empty"
-                                : status == TBRT_OUT_OF_MEMORY ? "out of memory"
-                                                               : "cannot be read: ";
-            snprintf(message, sizeof message, "%.300s: %s%s", name, words, status == TBRT_UNREADABLE_FILE ? reason : "");
-            fail(error, status, message);
-        }
+        if (status == TBRT_OUT_OF_MEMORY)
+            fail(error, status, "out of memory while opening the model");
+        else if (status != TBRT_OK)
+            fail_to_open(error, status, name, reason);
         data = model->mapping.data;
         size = model->mapping.size;
     }
@@ -414,7 +422,7 @@ int tbrt_session_new(tbrt_model *model, const tbrt_session_options *given, tbrt_
         return fail(error, TBRT_INVALID_ARGUMENT, model == NULL ? "model is NULL" : "session is NULL: pass the address of a tbrt_session *");
     tbrt_session_options options = TBRT_SESSION_OPTIONS_INIT;
     if (!read_struct(&options, sizeof options, given))
-        return fail(error, TBRT_INVALID_ARGUMENT, "options: struct_size is not set, or members are set that this version does not know");
+        return fail(error, TBRT_INVALID_ARGUMENT, UNKNOWN_OPTIONS);
     char message[TBRT_MESSAGE_SIZE];
     if (options.threads < 0 || options.threads > TBRT_MAX_THREADS) {
         snprintf(message, sizeof message, "threads must be between 1 and %d, or 0 for all CPUs, not %d", TBRT_MAX_THREADS, (int)options.threads);
@@ -506,8 +514,7 @@ static int read_encode_options(tbrt_session *session, const tbrt_encode_options 
     session->report = (tbrt_report)TBRT_REPORT_INIT;
     session->report.text = -1;
     if (!read_struct(options, sizeof *options, given))
-        return complain(session, TBRT_INVALID_ARGUMENT,
-                        "options: struct_size is not set, or members are set that this version does not know");
+        return complain(session, TBRT_INVALID_ARGUMENT, UNKNOWN_OPTIONS);
     if (options->dim == 0)
         options->dim = (int32_t)model->hidden_size;
     if (options->max_tokens == 0)
@@ -707,8 +714,7 @@ int tbrt_tokenize(tbrt_session *session, const char *text, size_t size, const ch
         return status;
     tbrt_tokenize_options options = TBRT_TOKENIZE_OPTIONS_INIT;
     if (!read_struct(&options, sizeof options, given))
-        return leave(session, complain(session, TBRT_INVALID_ARGUMENT,
-                                       "options: struct_size is not set, or members are set that this version does not know"));
+        return leave(session, complain(session, TBRT_INVALID_ARGUMENT, UNKNOWN_OPTIONS));
     if (options.max_tokens != 0 && options.max_tokens < SMALLEST_LIMIT)
         return leave(session, complain_of_range(session, "max_tokens", options.max_tokens, SMALLEST_LIMIT, INT32_MAX));
     if (options.truncation < 0 || options.truncation >= TBRT_TRUNCATION_COUNT)

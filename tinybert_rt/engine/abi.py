@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 
 from tinybert_rt.encoder.structs import Request, Session, Slice, Target, TokenizeCall, Worker
 from tinybert_rt.format.structs import ErrorInfo, Layer, Linear, Model, Norm, Table, TensorEntry, Tokenizer
@@ -115,6 +116,7 @@ def c_table() -> str:
     return "typedef struct {\n" + "".join(f"    {member};\n" for member in members) + "} kernel_functions;\n"
 
 
+@cache
 def digest() -> str:
     """What tells whether a library and this package have the same structs and functions."""
     return hashlib.sha256((c_structs() + c_table()).encode()).hexdigest()[:16]

@@ -56,9 +56,9 @@ def _map(path: str) -> NDArray[np.uint8]:
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
-                raise EmptyFileError(f"{path}: the file is empty; a model file is made with: tinybert-rt convert DIRECTORY --out FILE")
+                raise file_error(EmptyFileError.code, None, path, b"")
             return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
     except FileNotFoundError:
-        raise ModelNotFoundError(f"{path}: no such file") from None
+        raise file_error(ModelNotFoundError.code, None, path, b"") from None
     except OSError as error:
         raise UnreadableFileError(f"{path}: cannot be read: {error.strerror or error}") from None
