@@ -28,6 +28,8 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m bench.stages --threads $(THREADS) --json $(RESULTS)/stages.json --picture $(RESULTS)/stages.png
 	$(BIN)/python -m bench.tokenize --json $(RESULTS)/tokenize.json
 	$(BIN)/python -m bench.startup --json $(RESULTS)/startup.json
+	$(BIN)/python -m bench.embedded --json $(RESULTS)/embedded.json
+	$(BIN)/python -m bench.engines --threads $(THREADS) --json $(RESULTS)/engines.json
 	$(BIN)/python -m bench.readme
 
 # The C library of this machine, and the example programs beside it.

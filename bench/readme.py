@@ -3,8 +3,8 @@
     python -m bench.readme            # rewrite the section, draw bench/results/LEVEL/speed.png
     python -m bench.readme --check    # exit status 1 if the section is not what the results give
 
-`make bench` makes the results: peers, texts, stages, tokenize and startup, any of which may be missing. Nothing between the two markers
-in README.md is typed by hand.
+`make bench` makes the results: peers, texts, stages, tokenize, startup, embedded and engines, any of which may be missing. Nothing
+between the two markers in README.md is typed by hand.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bench.systems import OURS, SYSTEMS
 from tinybert_rt.isa.levels import LEVELS
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-BENCHMARKS = ("peers", "texts", "stages", "tokenize", "startup")
+BENCHMARKS = ("peers", "texts", "stages", "tokenize", "startup", "embedded", "engines")
 PACKAGES = ("tinybert-rt", "onnxruntime", "openvino", "ctranslate2", "tokenizers")
 INT8_PEERS = tuple(name for name in SYSTEMS if name != OURS and "int8" in name)
 BEST_PEER, ORT = RATIOS
@@ -83,7 +83,14 @@ def replace_section(readme: str, text: str) -> str:
 
 def section(results: dict[str, dict[str, Result]], folder: str) -> str:
     """The text between the markers; `folder` is where the results are, as seen from the README."""
-    writers: dict[str, Callable[[Result], str]] = {"peers": _peers, "texts": _texts, "tokenize": _tokenize, "startup": _startup}
+    writers: dict[str, Callable[[Result], str]] = {
+        "peers": _peers,
+        "texts": _texts,
+        "tokenize": _tokenize,
+        "startup": _startup,
+        "embedded": _embedded,
+        "engines": _engines,
+    }
     parts = []
     for level, found in results.items():
         parts.append(f"### On {level}\n" + _machine(next(iter(found.values()))))
@@ -196,6 +203,27 @@ def _startup(result: Result) -> str:
         memory = f" and {resident / 1024:.0f} MB" if resident else ""
         facts.append(f"{LABELS[name]} {three_digits(entry['total_s']['median'])} s{memory}")
     return _prose(f"From a cold process to the first vector: {', '.join(facts)}.")
+
+
+def _embedded(result: Result) -> str:
+    facts = []
+    for cell in result["cells"]:
+        first, beyond = three_digits(cell["first_vector_ms"]["median"]), three_digits(cell["beyond_file_kb"] / 1024)
+        facts.append(f"{first} ms and {beyond} MB with {threads_in_words(cell['threads'])}")
+    last = result["cells"][-1]
+    return _prose(
+        f"A C program, from opening the model to the first vector, and its resident memory beyond the model's file after a text of "
+        f"{last['tokens']} tokens: {', '.join(facts)}. Two of them share {three_digits(last['file_shared_kb'] / 1024)} of the "
+        f"{three_digits(last['file_resident_kb'] / 1024)} MB of the file that are resident."
+    )
+
+
+def _engines(result: Result) -> str:
+    ratios = sorted(cell["native_over_jit"]["median"] for cell in result["cells"])
+    return _prose(
+        f"The compiled library's time over that of kernels compiled in place, in {len(ratios)} cells: {three_digits(ratios[0])} to "
+        f"{three_digits(ratios[-1])}, geometric mean {three_digits(result['geometric_mean'])}."
+    )
 
 
 def _prose(text: str) -> str:

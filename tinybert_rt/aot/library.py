@@ -12,7 +12,9 @@ from tinybert_rt.aot.header import C_SOURCES, symbol_prefix, write_generated
 from tinybert_rt.aot.targets import Target
 from tinybert_rt.engine.jit import ABI_UNITS, object_files
 
-SHIM = ("shim.c", "cpu.c", "messages.c", "system_posix.c", "system_windows.c")
+SHIM = tuple(
+    f"{name}.c" for name in ("library", "model", "session", "encode", "tokenize", "cpu", "messages", "system_posix", "system_windows")
+)
 
 _LINK_FLAGS = {
     "linux": (

@@ -6,10 +6,12 @@ An installed package has the declarations compiled (`write_compiled`), which sav
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinybert_rt.engine import abi
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 COMPILED = "tinybert_rt.lib._declarations"
 

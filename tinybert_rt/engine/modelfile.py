@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import mmap
 import os
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tinybert_rt.engine.declarations import ffi
 from tinybert_rt.engine.library import Library
 from tinybert_rt.engine.session import address
-from tinybert_rt.errors import EmptyFileError, InvalidArgumentError, ModelNotFoundError, UnreadableFileError
+from tinybert_rt.errors import EmptyFileError, InvalidArgumentError, ModelNotFoundError, TinyBertError, UnreadableFileError
 from tinybert_rt.format.layout import MAX_TENSORS
-from tinybert_rt.format.messages import file_error
-from tinybert_rt.format.metadata import read_metadata
 from tinybert_rt.format.structs import MODEL_BYTES, TensorEntry
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 PathOrBytes = str | os.PathLike[str] | bytes | bytearray | memoryview
 
@@ -41,8 +43,14 @@ class ModelFile:
         error = ffi.new("kernel_error_info *")
         status = library.model_open(address(self.data), self.data.size, address(entries), MAX_TENSORS, self.model, error)
         if status != 0:
-            raise file_error(int(status), error, self.name, self.data)
-        self.metadata = read_metadata(self.data)
+            raise _error(int(status), error, self.name, self.data)
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """The text entries of the file's `__metadata__`."""
+        from tinybert_rt.format.metadata import read_metadata
+
+        return read_metadata(self.data)
 
     @property
     def source(self) -> str | bytes:
@@ -56,9 +64,15 @@ def _map(path: str) -> NDArray[np.uint8]:
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
-                raise file_error(EmptyFileError.code, None, path, b"")
+                raise _error(EmptyFileError.code, None, path, b"")
             return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
     except FileNotFoundError:
-        raise file_error(ModelNotFoundError.code, None, path, b"") from None
+        raise _error(ModelNotFoundError.code, None, path, b"") from None
     except OSError as error:
         raise UnreadableFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _error(status: int, info: Any, path: str, data: Any) -> TinyBertError:
+    from tinybert_rt.format.messages import file_error
+
+    return file_error(status, info, path, data)

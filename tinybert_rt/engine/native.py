@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from tinybert_rt.engine import abi
@@ -21,8 +20,9 @@ def library_path() -> str | None:
     chosen = os.environ.get(LIBRARY_VARIABLE)
     if chosen is not None:
         return chosen or None
-    path = Path(__file__).parent.parent / "lib" / _NAMES.get(sys.platform, "libtinybert_rt.so")
-    return str(path) if path.is_file() else None
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    path = os.path.join(package, "lib", _NAMES.get(sys.platform, "libtinybert_rt.so"))
+    return path if os.path.isfile(path) else None
 
 
 def native_functions(path: str, level: IsaLevel) -> Any:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tinybert_rt.engine.declarations import ffi
 from tinybert_rt.engine.session import address
 from tinybert_rt.errors import InvalidTextError, TinyBertError, error_classes
-from tinybert_rt.format.messages import text_message
 from tinybert_rt.text.limits import WORD_SCRATCH_BYTES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Text = str | tuple[str, str]
 
@@ -93,4 +94,6 @@ class TokenScratch:
 
 def encode_error(status: int, item: int, tokens: int, limit: int) -> TinyBertError:
     """The exception for a status of `encode` or `tokenize` about text `item`."""
+    from tinybert_rt.format.messages import text_message
+
     return error_classes().get(status, TinyBertError)(text_message(status, item, tokens, limit))

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tinybert_rt.errors import UnknownIsaError, UnsupportedIsaError
 
 
-@dataclass(frozen=True)
-class Alternative:
+class Alternative(NamedTuple):
     """One way to build a level: what the CPU must offer (as Linux names it, without underscores), and LLVM's feature string."""
 
     needs: frozenset[str]
     llvm_features: str
 
 
-@dataclass(frozen=True)
-class IsaLevel:
+class IsaLevel(NamedTuple):
     """One instruction-set level.
 
     Attributes:

@@ -7,9 +7,8 @@ Importing this module does not import Numba.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 _SCALARS: dict[str, tuple[str, int]] = {
     "i32": ("int32_t", 4),
@@ -19,8 +18,7 @@ _SCALARS: dict[str, tuple[str, int]] = {
 }
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """One field: its byte offset, and a scalar kind ("i32", "i64", "f32", "ptr"), a Struct, or a pointer to a Struct."""
 
     name: str
@@ -28,8 +26,7 @@ class Field:
     kind: Any
 
 
-@dataclass(frozen=True)
-class PointerTo:
+class PointerTo(NamedTuple):
     """Kind of a field that holds the address of an array of structs."""
 
     target: Struct

@@ -42,8 +42,9 @@ def _kept_of_first(first, second, room, policy):
 
 @inline
 def _fill_types(types, begin, end, value):
-    for index in range(begin, end):
-        store_u8(types + index, value)
+    if types != 0:
+        for index in range(begin, end):
+            store_u8(types + index, value)
 
 
 @kernel
@@ -57,7 +58,7 @@ def tokenize(tokenizer, text, size, pair, pair_size, max_tokens, policy, ids, ty
         policy: what is left out of a text that is too long, a TRUNCATE constant of `text.limits`, see `_kept_of_first`;
             TextTooLongError where that is not possible, and always for TRUNCATE_ERROR.
         ids: int32 [max_tokens], output.
-        types: uint8 [max_tokens], output: 0, for the pair and the [SEP] behind it 1.
+        types: uint8 [max_tokens], output: 0, for the pair and the [SEP] behind it 1; or 0: they are not wanted.
         info: TokenizeInfo, output. After TextTooLongError `total` is set and `count` is 0.
 
     Returns 0, or the code of InvalidArgumentError or TextTooLongError.

@@ -1,0 +1,190 @@
+/* Texts, or token ids, into vectors or hidden states, group by group. */
+#include "internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* The options of a call and the elements of its vectors. */
+static int read_encode_options(tbrt_session *session, const tbrt_encode_options *given, tbrt_encode_options *options, size_t count,
+                               size_t vectors_size) {
+    const kernel_model *model = session->model->kernel;
+    *options = (tbrt_encode_options)TBRT_ENCODE_OPTIONS_INIT;
+    session->report = (tbrt_report)TBRT_REPORT_INIT;
+    session->report.text = -1;
+    if (!tbrt_read_struct(options, sizeof *options, given))
+        return tbrt_complain(session, TBRT_INVALID_ARGUMENT, UNKNOWN_OPTIONS);
+    if (options->dim == 0)
+        options->dim = (int32_t)model->hidden_size;
+    if (options->max_tokens == 0)
+        options->max_tokens = (int32_t)model->max_tokens;
+    if (options->dim < 1 || options->dim > model->hidden_size)
+        return tbrt_complain_of_range(session, "dim", options->dim, 1, model->hidden_size);
+    if (options->max_tokens < SMALLEST_LIMIT || options->max_tokens > model->max_positions)
+        return tbrt_complain_of_range(session, "max_tokens", options->max_tokens, SMALLEST_LIMIT, model->max_positions);
+    if (options->truncation < 0 || options->truncation >= TBRT_TRUNCATION_COUNT)
+        return tbrt_complain_of_range(session, "truncation", options->truncation, 0, TBRT_TRUNCATION_COUNT - 1);
+    if (options->pairs != 0 && options->pairs != 1)
+        return tbrt_complain_of_range(session, "pairs", options->pairs, 0, 1);
+    if (count > SIZE_MAX / 64 / (size_t)options->dim || vectors_size < count * (size_t)options->dim) {
+        snprintf(session->message, sizeof session->message, "vectors_size is %zu floats; %zu texts of %d elements need more room",
+                 vectors_size, count, (int)options->dim);
+        return TBRT_BUFFER_TOO_SMALL;
+    }
+    return TBRT_OK;
+}
+
+/* Where the next texts lie, as the kernels want it: relative to the first of them. */
+static int place_texts(tbrt_session *session, const char *const *texts, const size_t *sizes, size_t first, size_t count, size_t step) {
+    int64_t base = 0;
+    for (size_t i = 0; i < count * step; i++) {
+        const size_t at = first * step + i;
+        const char *text = texts[at];
+        size_t size = sizes == NULL ? TBRT_NUL_TERMINATED : sizes[at];
+        if (text == NULL && size != 0) {
+            session->report.text = (int64_t)(at / step);
+            snprintf(session->message, sizeof session->message, "text %zu is NULL", at / step);
+            return TBRT_INVALID_ARGUMENT;
+        }
+        if (size == TBRT_NUL_TERMINATED)
+            size = strlen(text);
+        if (size > LONGEST_TEXT) {
+            session->report.text = (int64_t)(at / step);
+            snprintf(session->message, sizeof session->message, "the size of text %zu is larger than memory can be", at / step);
+            return TBRT_INVALID_ARGUMENT;
+        }
+        const int64_t start = text == NULL ? base : address(text);
+        if (base == 0)
+            base = start != 0 ? start : address(session);
+        session->starts[i] = start == 0 ? 0 : start - base;
+        session->ends[i] = session->starts[i] + (int64_t)size;
+    }
+    session->request.texts = base;
+    return TBRT_OK;
+}
+
+/* Run a request's texts, group by group. `texts` is NULL where ids are given. */
+static int run(tbrt_session *session, const tbrt_encode_options *options, const char *const *texts, const size_t *sizes, size_t count) {
+    kernel_request *request = &session->request;
+    const kernel_functions *kernels = &session->model->level->kernels;
+    const size_t step = options->pairs ? 2 : 1;
+    const int64_t out = request->out, id_offsets = request->id_offsets;
+    size_t done = 0;
+    while (done < count) {
+        const size_t left = count - done, part = left < TBRT_GROUP_TEXTS ? left : TBRT_GROUP_TEXTS;
+        int status = TBRT_OK;
+        if (texts != NULL) {
+            status = place_texts(session, texts, sizes, done, part, step);
+            if (status != TBRT_OK)
+                return status;
+            request->text_starts = address(session->starts);
+            request->text_ends = address(session->ends);
+            request->truncated = address(session->truncated);
+            request->token_counts = options->token_counts == NULL ? 0 : address(options->token_counts + done);
+            request->ids = request->types = 0;
+        } else {
+            request->id_offsets = id_offsets + 8 * (int64_t)done;
+        }
+        request->n_texts = (int64_t)part;
+        request->out = out == 0 ? 0 : out + 4 * (int64_t)(done * (size_t)options->dim);
+        status = (int)kernels->encode(&session->kernel, request);
+        const size_t finished = request->done > 0 ? (size_t)request->done : 0;
+        for (size_t i = 0; i < finished && texts != NULL; i++) {
+            session->report.truncated += session->truncated[i];
+            if (options->truncated != NULL)
+                options->truncated[done + i] = session->truncated[i];
+        }
+        session->report.done = done + finished;
+        if (status != TBRT_OK) {
+            const int64_t text = request->item < 0 ? (int64_t)done : (int64_t)done + request->item;
+            int64_t tokens = 0, limit = options->max_tokens;
+            if (texts == NULL) {
+                int64_t limits[2];
+                memcpy(limits, (const void *)(uintptr_t)(id_offsets + 8 * text), sizeof limits);
+                tokens = limits[1] - limits[0];
+                limit = session->model->kernel->max_positions;
+            } else {
+                tokens = ((const kernel_worker *)(uintptr_t)session->kernel.locals)[0].info.total;
+            }
+            return tbrt_complain_of_text(session, status, text, tokens, limit);
+        }
+        if (finished == 0)
+            return tbrt_complain(session, TBRT_ERROR, "no progress was made: this is a fault of the library");
+        done += finished;
+        if (options->progress != NULL && options->progress(options->progress_user, done, count) != 0 && done < count) {
+            snprintf(session->message, sizeof session->message, "cancelled by the progress callback after %zu texts", done);
+            return TBRT_CANCELLED;
+        }
+    }
+    return TBRT_OK;
+}
+
+int tbrt_encode(tbrt_session *session, const char *const *texts, const size_t *sizes, size_t count, const tbrt_encode_options *given,
+                float *vectors, size_t vectors_size) {
+    int status = tbrt_enter(session);
+    if (status != TBRT_OK)
+        return status;
+    tbrt_encode_options options;
+    status = read_encode_options(session, given, &options, count, vectors_size);
+    if (status != TBRT_OK || count == 0)
+        return tbrt_leave(session, status);
+    if (texts == NULL || vectors == NULL)
+        return tbrt_leave(session, tbrt_complain(session, TBRT_INVALID_ARGUMENT, texts == NULL ? "texts is NULL" : "vectors is NULL"));
+    memset(&session->request, 0, sizeof session->request);
+    session->request.pairs = options.pairs;
+    session->request.truncation = options.truncation;
+    session->request.max_tokens = options.max_tokens;
+    session->request.out = address(vectors);
+    session->request.dim = options.dim;
+    return tbrt_leave(session, run(session, &options, texts, sizes, count));
+}
+
+/* tbrt_encode_ids or tbrt_hidden_states: texts that are tokenized already. */
+static int encode_ids(tbrt_session *session, const int32_t *ids, const uint8_t *types, const int64_t *offsets, size_t count,
+                      const tbrt_encode_options *options, float *vectors, float *hidden, size_t hidden_size) {
+    if (ids == NULL || offsets == NULL || (vectors == NULL && hidden == NULL))
+        return tbrt_complain(session, TBRT_INVALID_ARGUMENT,
+                        ids == NULL ? "ids is NULL" : offsets == NULL ? "offsets is NULL" : "the results have no place: NULL");
+    const int64_t total = offsets[count], width = session->model->kernel->hidden_size;
+    if (offsets[0] != 0)
+        return tbrt_complain(session, TBRT_INVALID_ARGUMENT, "offsets must begin with 0");
+    if (hidden != NULL && total > 0 && (uint64_t)total * (uint64_t)width > hidden_size) {
+        snprintf(session->message, sizeof session->message, "hidden_size is %zu floats; %lld tokens of %lld elements need more room",
+                 hidden_size, (long long)total, (long long)width);
+        return TBRT_BUFFER_TOO_SMALL;
+    }
+    memset(&session->request, 0, sizeof session->request);
+    session->request.ids = address(ids);
+    session->request.n_ids = total;
+    session->request.types = types == NULL ? 0 : address(types);
+    session->request.id_offsets = address(offsets);
+    session->request.out = vectors == NULL ? 0 : address(vectors);
+    session->request.dim = options->dim;
+    session->request.hidden = hidden == NULL ? 0 : address(hidden);
+    return run(session, options, NULL, NULL, count);
+}
+
+int tbrt_encode_ids(tbrt_session *session, const int32_t *ids, const uint8_t *types, const int64_t *offsets, size_t count,
+                    const tbrt_encode_options *given, float *vectors, size_t vectors_size) {
+    int status = tbrt_enter(session);
+    if (status != TBRT_OK)
+        return status;
+    tbrt_encode_options options;
+    status = read_encode_options(session, given, &options, count, vectors_size);
+    if (status == TBRT_OK && options.pairs != 0)
+        status = tbrt_complain(session, TBRT_INVALID_ARGUMENT, "pairs: ids are given, so that types say what belongs to which text");
+    if (status != TBRT_OK || count == 0)
+        return tbrt_leave(session, status);
+    return tbrt_leave(session, encode_ids(session, ids, types, offsets, count, &options, vectors, NULL, 0));
+}
+
+int tbrt_hidden_states(tbrt_session *session, const int32_t *ids, const uint8_t *types, const int64_t *offsets, size_t count, float *hidden,
+                       size_t hidden_size) {
+    int status = tbrt_enter(session);
+    if (status != TBRT_OK)
+        return status;
+    tbrt_encode_options options;
+    status = read_encode_options(session, NULL, &options, 0, 0);
+    if (status != TBRT_OK || count == 0)
+        return tbrt_leave(session, status);
+    return tbrt_leave(session, encode_ids(session, ids, types, offsets, count, &options, NULL, hidden, hidden_size));
+}
