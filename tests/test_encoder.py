@@ -157,8 +157,11 @@ def test_bad_ids_are_refused(tmp_path: Path) -> None:
     for offsets in ([0, 2], [1, 3], [0]):
         with pytest.raises(tb.errors.InvalidArgumentError, match="offsets"):
             model.encode_ids(good, np.array(offsets))
-    for offsets in ([0, 0, 3], [0, 90, 3], [0, 2, 1, 3], [0, -5, 3]):
-        with pytest.raises(tb.errors.InvalidArgumentError, match="between 1 and 96"):
+    with pytest.raises(tb.errors.InvalidArgumentError, match="between 1 and 96"):
+        model.encode_ids(good, np.array([0, 0, 3]))
+    for offsets in ([0, 90, 3], [0, 2, 1, 3], [0, -5, 3]):
+        text = next(i for i in range(3) if offsets[i + 1] < offsets[i])
+        with pytest.raises(tb.errors.InvalidArgumentError, match=f"offsets do not rise at text {text}: from {offsets[text]} to"):
             model.encode_ids(good, np.array(offsets))
     with pytest.raises(tb.errors.InvalidArgumentError, match="97 tokens"):
         model.encode_ids(np.full(97, 5), np.array([0, 97]))

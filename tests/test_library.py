@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes.util
+import gzip
 import os
 import re
 import shutil
@@ -16,9 +18,9 @@ from conftest import ROOT
 from models import write_checkpoint
 
 import tinybert_rt as tb
-from tinybert_rt.aot.compiler import C_FLAGS, Compiler
+from tinybert_rt.aot.compiler import Compiler
 from tinybert_rt.aot.header import C_SOURCES, public_header, write_generated
-from tinybert_rt.aot.library import build_library, kernel_objects, shim_objects
+from tinybert_rt.aot.library import STATIC_FLAGS, build_library, kernel_objects, shim_objects
 from tinybert_rt.aot.targets import TARGETS, target_by_name, this_machine
 from tinybert_rt.engine.native import LIBRARY_VARIABLE
 from tinybert_rt.isa.levels import available_levels
@@ -26,7 +28,8 @@ from tools.build_lib import main as build_main
 from tools.convert import convert
 
 EXAMPLES = sorted((C_SOURCES / "examples").glob("*.c"))
-EXAMPLE_FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic")
+WARNINGS = ("-Wall", "-Wextra", "-Werror", "-pedantic")
+EXAMPLE_FLAGS = ("-std=c11", "-O2", *WARNINGS)
 BUNDLED = ROOT / "tinybert_rt/models/all-MiniLM-L6-v2-int8.tbrt"
 SENTENCES = [
     "The cat sleeps on the sofa.",
@@ -72,10 +75,11 @@ def build_test_program(name: str, flags: Sequence[str], work: Path, *, cc: str =
     assert target is not None
     write_generated(target, work)
     shim_flags = flags if shim_flags is None else shim_flags
-    objects = shim_objects(target, Compiler((cc,), ("ar",)), work, work, flags=(*C_FLAGS, *shim_flags))
+    objects = shim_objects(target, Compiler((cc,), ("ar",)), work, work / "shim", (*STATIC_FLAGS, *WARNINGS, *shim_flags))
     objects += kernel_objects(target, work, lambda _: None)
     program = work / name
-    command = [cc, "-std=c11", "-D_GNU_SOURCE", *EXAMPLE_FLAGS[2:], *flags, f"-I{work}", ROOT / "tests/c" / f"{name}.c", *objects]
+    options = ["-std=c11", "-D_GNU_SOURCE", *WARNINGS, *flags, f"-I{work}"]
+    command = [cc, *options, ROOT / "tests/c" / f"{name}.c", *objects]
     subprocess.run([*command, "-pthread", "-o", program], check=True)
     return program
 
@@ -107,6 +111,55 @@ def test_the_library_exports_its_public_functions_only(library: Path) -> None:
     exported = {line.split()[-1] for line in defined.stdout.splitlines()}
     declared = set(re.findall(r"^TBRT_API [^(]*?\b(tbrt_\w+)\(", public_header(), re.MULTILINE))
     assert exported == declared | {"tbrt_private_kernels"}
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("nm"), reason="needs nm of Linux's binutils")
+def test_a_library_with_the_static_one_in_it_exports_nothing_of_it(library: Path, tmp_path: Path) -> None:
+    source = b"#include <tinybert_rt.h>\nint own(void); int own(void) { return tbrt_model_open(0, 0, 0, 0); }\n"
+    command = ["cc", "-shared", "-fPIC", f"-I{library}/include", "-x", "c", "-", "-x", "none", library / "lib/libtinybert_rt.a", "-pthread"]
+    subprocess.run([*command, "-o", tmp_path / "plugin.so"], input=source, check=True)
+    listed = subprocess.run(["nm", "-D", "--defined-only", tmp_path / "plugin.so"], capture_output=True, text=True, check=True).stdout
+    assert [line.split()[-1] for line in listed.splitlines()] == ["own"]
+
+
+def test_a_thousand_real_sentences_have_the_same_bytes_everywhere(shared: Path, examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The C program, Python on the library, Python on kernels compiled in place; needs ../shared."""
+    with gzip.open(shared / "data/glue/stsb/test.tsv.gz", "rt", encoding="utf-8") as file:
+        rows = [line.rstrip("\n").split("\t") for line in file][1:]
+    texts = list(dict.fromkeys(text for row in rows for text in row[:2] if text.strip()))[:1000]
+    assert len(texts) == 1000
+    expected = tb.load(engine="jit").encode(texts)
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(examples / "lib" / this_machine().shared_name))  # type: ignore[union-attr]
+    assert tb.load(engine="native").encode(texts).tobytes() == expected.tobytes()
+    result = subprocess.run([examples / "embed", BUNDLED], input="\n".join(texts).encode(), capture_output=True, check=True)
+    vectors = np.array([[np.float32(value) for value in line.split()] for line in result.stdout.splitlines()], np.float32)
+    assert vectors.tobytes() == expected.tobytes()
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="needs /proc/PID/smaps of Linux")
+def test_two_processes_share_the_pages_of_a_model(examples: Path) -> None:
+    def start() -> subprocess.Popen[str]:
+        process = subprocess.Popen([examples / "embed", BUNDLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        assert process.stdin is not None
+        process.stdin.write("a text\n" * 12)  # its answers fill the buffer of standard output
+        process.stdin.flush()
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process
+
+    both = [start(), start()]
+    sizes = {"Rss": 0, "Shared_Clean": 0, "Private_Clean": 0, "Private_Dirty": 0}
+    inside = False
+    for line in Path(f"/proc/{both[0].pid}/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            inside = line.endswith(str(BUNDLED))
+        elif inside and (name := line.split(":")[0]) in sizes:
+            sizes[name] += int(line.split()[1])
+    for process in both:
+        process.communicate()
+    assert sizes["Rss"] > 1000
+    assert sizes["Private_Clean"] + sizes["Private_Dirty"] <= sizes["Rss"] // 20
+    assert sizes["Shared_Clean"] >= sizes["Rss"] * 19 // 20
 
 
 @pytest.mark.parametrize("isa", [level.name for level in available_levels()])
@@ -171,7 +224,7 @@ def test_the_public_functions(sanitizer: str, small_model: Path, tmp_path: Path)
     compiled = subprocess.run(["cc", *flags, "-x", "c", "-", "-o", probe], input=source, capture_output=True, check=False)
     if compiled.returncode != 0 or subprocess.run([probe], capture_output=True, check=False).returncode != 0:
         pytest.skip(f"this compiler's {sanitizer} sanitizer does not run here")
-    program = build_test_program("test_api", flags, tmp_path)
+    program = build_test_program("test_api", ["-Wl,--wrap=pthread_create", *flags], tmp_path, shim_flags=flags)
     environment = {**os.environ, "TSAN_OPTIONS": "die_after_fork=0"}
     result = subprocess.run([program, small_model], capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
@@ -188,10 +241,14 @@ def test_valgrind_finds_nothing_in_the_embed_example(examples: Path, small_model
 
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler")
-def test_the_header_is_usable_from_cpp(library: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("standard", ["c++98", "c++11", "c++20"])
+def test_the_header_is_usable_from_cpp(standard: str, library: Path, tmp_path: Path) -> None:
     source = tmp_path / "use.cpp"
-    source.write_text("#include <tinybert_rt.h>\nint main() { return tbrt_abi_version() == TBRT_ABI_VERSION ? 0 : 1; }\n")
-    flags = ["-std=c++11", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{library}/include"]
+    structs = ["model_options", "session_options", "encode_options", "tokenize_options", "model_info", "report"]
+    inits = "".join(f"    tbrt_{name} {name} = TBRT_{name.upper()}_INIT; (void){name};\n" for name in structs)
+    code = f"#include <tinybert_rt.h>\nint main() {{\n{inits}    return tbrt_abi_version() == TBRT_ABI_VERSION ? 0 : 1;\n}}\n"
+    source.write_text(code)
+    flags = [f"-std={standard}", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{library}/include"]
     subprocess.run(["c++", *flags, source, library / "lib/libtinybert_rt.a", "-pthread", "-o", tmp_path / "use"], check=True)
     subprocess.run([tmp_path / "use"], check=True)
 
@@ -206,10 +263,31 @@ def test_pkg_config_finds_it(library: Path) -> None:
     assert "/include" in result.stdout
 
 
+@pytest.mark.skipif(not shutil.which("cmake"), reason="cmake is not installed")
+def test_cmake_finds_it(library: Path, tmp_path: Path) -> None:
+    lines = [
+        "cmake_minimum_required(VERSION 3.13)",
+        "project(use C)",
+        f"find_package(tinybert_rt {tb.__version__} EXACT CONFIG REQUIRED)",
+        *(f"add_executable({kind} {EXAMPLES[0]})\ntarget_link_libraries({kind} tinybert_rt::{kind})" for kind in ("shared", "static")),
+    ]
+    (tmp_path / "CMakeLists.txt").write_text("\n".join(lines) + "\n")
+    configure = ["cmake", "-S", tmp_path, "-B", tmp_path / "out", f"-DCMAKE_PREFIX_PATH={library}"]
+    subprocess.run(configure, capture_output=True, check=True)
+    subprocess.run(["cmake", "--build", tmp_path / "out"], capture_output=True, check=True)
+    for kind in ("shared", "static"):
+        assert subprocess.run([tmp_path / "out" / kind], capture_output=True, check=False).returncode == 2
+
+
 def test_a_wrong_library_is_refused_in_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(LIBRARY_VARIABLE, str(tmp_path / "nothing.so"))
     with pytest.raises(tb.errors.LibraryError, match="cannot be loaded"):
         tb.load()
+    other = ctypes.util.find_library("m")
+    if other is not None:
+        monkeypatch.setenv(LIBRARY_VARIABLE, other)
+        with pytest.raises(tb.errors.LibraryError, match="no library of this package"):
+            tb.load()
     monkeypatch.setenv(LIBRARY_VARIABLE, "")
     with pytest.raises(tb.errors.LibraryError, match="no compiled library"):
         tb.load(engine="native")
@@ -234,12 +312,21 @@ def test_fuzzing_for_a_moment_finds_nothing(name: str, small_model: Path, tmp_pa
         pytest.skip("clang with libFuzzer is not installed")
     shim_flags = ["-fsanitize=fuzzer-no-link,address,undefined", *fuzzer[1:]]
     program = build_test_program(name, fuzzer, tmp_path, cc="clang", shim_flags=shim_flags)
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    shutil.copy(small_model, corpus)
+    if name == "fuzz_open":
+        seeds = tmp_path / "corpus"
+        seeds.mkdir()
+        shutil.copy(small_model, seeds)
+    else:
+        seeds = ROOT / "tests/c/corpus/encode"
+    new = tmp_path / "new"
+    new.mkdir()
     environment = {**os.environ, "TBRT_FUZZ_MODEL": str(small_model)}
-    seeds = [corpus, *([ROOT / "tests/c/corpus/encode"] if name == "fuzz_encode" else [])]
     result = subprocess.run(
-        [program, "-runs=3000", "-timeout=60", *seeds], cwd=tmp_path, capture_output=True, text=True, env=environment, check=False
+        [program, "-max_total_time=5", "-timeout=60", new, seeds],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     assert result.returncode == 0, result.stderr[-3000:]

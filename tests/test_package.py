@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -9,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+
+from tinybert_rt.aot.targets import this_machine
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,30 @@ def test_the_wheel_carries_the_model_its_notice_the_tools_and_the_type_marker(wh
         "tinybert_rt/format/FORMAT.md",
     ):
         assert name in names
+
+
+@pytest.mark.skipif(this_machine() is None or not (shutil.which("cc") and shutil.which("ar")), reason="no C compiler for this machine")
+def test_the_wheel_carries_the_compiled_library(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+    target = this_machine()
+    assert target is not None
+    for name in (f"lib/{target.shared_name}", "lib/_declarations.py", "lib/__init__.py", "c/tinybert_rt.h"):
+        assert f"tinybert_rt/{name}" in names
+    assert wheel.filename is not None
+    assert not wheel.filename.endswith("-any.whl")
+
+
+def test_without_a_c_compiler_the_wheel_has_no_library(tmp_path: Path) -> None:
+    code = (
+        "import importlib.util, sys; importlib.util.find_spec = lambda *a, f=importlib.util.find_spec: None if a[0] == 'ziglang' else f(*a)"
+    )
+    code += "; from hatchling.cli import hatchling; sys.exit(hatchling())"
+    environment = {**os.environ, "PATH": str(tmp_path), "CC": "", "TINYBERT_RT_LIBRARY": ""}
+    command = [sys.executable, "-c", code, "build", "-t", "wheel", "-d", tmp_path]
+    subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+    wheel = next(tmp_path.glob("*.whl"))
+    assert wheel.name.endswith("-any.whl")
+    assert not any(name.startswith("tinybert_rt/lib/") for name in zipfile.ZipFile(wheel).namelist())
 
 
 def test_tools_are_reached_through_the_command_line(tmp_path: Path, wheel: zipfile.ZipFile) -> None:

@@ -312,7 +312,9 @@ def best_lines(model: Model, query: str, lines: Iterator[str], top: int) -> list
 
     utf8(query, "the query")
     asked = model.encode_detailed([query], truncation="truncate")
-    wanted, truncated = asked.vectors[0], int(asked.truncated[0])
+    wanted, truncated = asked.vectors[0], 0
+    if asked.truncated[0]:
+        print(f"tinybert-rt: the query had more than {model.max_tokens} tokens and was truncated", file=sys.stderr)
     best: list[tuple[float, int, str]] = []
     waiting: list[tuple[int, str]] = []
 
@@ -336,7 +338,7 @@ def best_lines(model: Model, query: str, lines: Iterator[str], top: int) -> list
             done += len(scores)
             truncated += int(group.truncated.sum())
             show(done)
-    _note_truncation(truncated, done + 1, model)
+    _note_truncation(truncated, done, model)
     return [(score, -number, line) for score, number, line in sorted(best, reverse=True)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class TinyBertError(Exception):
-    """Base of all errors of this package."""
+    """An error of this package, or (as a status) a fault of the library."""
 
     code = 1
 

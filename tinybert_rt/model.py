@@ -227,7 +227,7 @@ class Model:
         truncation: str = "truncate",
         max_tokens: int | None = None,
     ) -> Iterator[Encoded]:
-        """As `encode_detailed`, a few hundred texts at a time, in bounded memory; `texts` is read as it is needed.
+        """As `encode_detailed`, up to 1,024 texts at a time, in bounded memory; `texts` is read as it is needed.
 
         Truncation gives no warning here: each group says which of its texts were truncated.
         """
@@ -342,6 +342,11 @@ class Model:
                 status = session.run()
                 if status != 0:
                     item = done + int(request.item)
+                    falls = np.flatnonzero(offsets[1:] < offsets[:-1])
+                    if falls.size:
+                        raise InvalidArgumentError(
+                            f"offsets do not rise at text {falls[0]}: from {offsets[falls[0]]} to {offsets[falls[0] + 1]}"
+                        )
                     raise encode_error(status, item, int(offsets[item + 1] - offsets[item]), int(self._model.max_positions))
                 done += int(request.done)
         return vectors if hidden is None else hidden

@@ -17,7 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tools.build_lib", description=__doc__)
     parser.add_argument("--target", help=f"platform: {', '.join(target.name for target in TARGETS)}; this machine's if left out")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets lib/ and include/")
-    parser.add_argument("--objects-only", action="store_true", help="emit the kernels' object files, and neither compile nor link C")
+    parser.add_argument(
+        "--objects-only", action="store_true", help="emit the kernels' object files beside the C files, and neither compile nor link C"
+    )
     options = parser.parse_args(arguments)
     try:
         target = target_by_name(options.target) if options.target else this_machine()

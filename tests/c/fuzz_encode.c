@@ -1,8 +1,8 @@
-/* libFuzzer: any bytes as texts for the model that TBRT_FUZZ_MODEL names. The first byte chooses the options. */
+/* libFuzzer: any bytes as texts, at the end of readable memory, for the model that TBRT_FUZZ_MODEL names. The first byte chooses the
+ * options. */
 #include <tinybert_rt.h>
 
-#include <stdlib.h>
-#include <string.h>
+#include "guarded.h"
 
 #define MOST_IDS 128
 
@@ -11,7 +11,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static tbrt_model_info info = TBRT_MODEL_INFO_INIT;
     if (session == NULL) {
         tbrt_model *model;
-        const tbrt_session_options alone = {sizeof alone, 1};
+        tbrt_session_options alone = TBRT_SESSION_OPTIONS_INIT;
+        alone.threads = 1;
         if (tbrt_model_open(getenv("TBRT_FUZZ_MODEL"), NULL, &model, NULL) != TBRT_OK ||
             tbrt_session_new(model, &alone, &session, NULL) != TBRT_OK || tbrt_model_get_info(model, &info) != TBRT_OK)
             abort();
@@ -21,13 +22,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         return 0;
     const uint8_t choice = *data++;
     size--;
-    /* Exactly as long as the text, so that a read behind it is seen. */
-    char *copy = malloc(size + 1);
+    const guarded copy = guard(data, size);
     float *vectors = malloc(2 * (size_t)info.dim * sizeof *vectors);
-    if (copy == NULL || vectors == NULL)
+    if (vectors == NULL)
         abort();
-    char *text = copy + 1;
-    memcpy(text, data, size);
+    const char *text = (const char *)copy.data;
     const size_t half = size / 2;
     const char *texts[2] = {text, text + half};
     const size_t sizes[2] = {half, size - half};
@@ -52,6 +51,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const int64_t offsets[3] = {0, count / 2, count};
     tbrt_encode_ids(session, ids, NULL, offsets, 2, NULL, vectors, 2 * (size_t)info.dim);
     free(vectors);
-    free(copy);
+    unguard(copy);
     return 0;
 }

@@ -1,15 +1,19 @@
-/* libFuzzer: any bytes as a model file. What opens must also encode. */
+/* libFuzzer: any bytes as a model file, at the end of readable memory. What opens must also encode. */
 #include <tinybert_rt.h>
 
-#include <stdlib.h>
+#include "guarded.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     tbrt_model *model;
     tbrt_session *session;
     tbrt_error error;
-    if (tbrt_model_open_memory(data, size, NULL, &model, &error) != TBRT_OK)
+    const guarded copy = guard(data, size);
+    if (tbrt_model_open_memory(copy.data, size, NULL, &model, &error) != TBRT_OK) {
+        unguard(copy);
         return 0;
-    const tbrt_session_options alone = {sizeof alone, 1};
+    }
+    tbrt_session_options alone = TBRT_SESSION_OPTIONS_INIT;
+    alone.threads = 1;
     if (tbrt_session_new(model, &alone, &session, &error) == TBRT_OK) {
         tbrt_model_info info = TBRT_MODEL_INFO_INIT;
         tbrt_model_get_info(model, &info);
@@ -21,5 +25,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         tbrt_session_free(session);
     }
     tbrt_model_close(model);
+    unguard(copy);
     return 0;
 }

@@ -2,9 +2,11 @@
 #include <tinybert_rt.h>
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -75,6 +77,17 @@ static void test_opening(const char *path) {
     CHECK(tbrt_model_open("/", NULL, &model, &error) == TBRT_UNREADABLE_FILE && strstr(error.message, "directory") != NULL);
     CHECK(tbrt_model_open("/dev/null", NULL, &model, NULL) == TBRT_UNREADABLE_FILE);
     CHECK(tbrt_model_open(NULL, NULL, &model, NULL) == TBRT_INVALID_ARGUMENT);
+    CHECK(tbrt_model_open("", NULL, &model, NULL) == TBRT_INVALID_ARGUMENT);
+    CHECK(tbrt_model_open("/dev/null/model.tbrt", NULL, &model, &error) == TBRT_MODEL_NOT_FOUND);
+    CHECK(tbrt_model_open_memory("", 0, NULL, &model, &error) == TBRT_EMPTY_FILE);
+    char pipe_name[64], long_name[2000];
+    snprintf(pipe_name, sizeof pipe_name, "/tmp/tbrt-test-%d", (int)getpid());
+    CHECK(mkfifo(pipe_name, 0600) == 0 && tbrt_model_open(pipe_name, NULL, &model, &error) == TBRT_UNREADABLE_FILE);
+    unlink(pipe_name);
+    memset(long_name, 'x', sizeof long_name - 1);
+    long_name[sizeof long_name - 1] = '\0';
+    tbrt_model_open(long_name, NULL, &model, &error);
+    CHECK(strstr(error.message, "xx: ") != NULL);
     CHECK(tbrt_model_open(path, NULL, NULL, &error) == TBRT_INVALID_ARGUMENT);
     CHECK(tbrt_model_open_memory("abc", 3, NULL, &model, &error) != TBRT_OK && strstr(error.message, "<memory>") != NULL);
     CHECK(tbrt_model_open_memory(NULL, 3, NULL, &model, NULL) == TBRT_INVALID_ARGUMENT);
@@ -282,6 +295,79 @@ typedef struct {
     int wrong;
 } job;
 
+int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *argument);
+static atomic_long threads_that_start = 1000000;
+
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *argument) {
+    return atomic_fetch_sub(&threads_that_start, 1) > 0 ? __real_pthread_create(thread, attributes, run, argument) : 11;
+}
+
+static void test_threads_that_do_not_start(tbrt_model *model) {
+    tbrt_session_options threads = TBRT_SESSION_OPTIONS_INIT;
+    threads.threads = 4;
+    for (threads_that_start = 0; threads_that_start < 3;) {
+        const long few = threads_that_start;
+        tbrt_session *session = NULL;
+        tbrt_error error;
+        CHECK(tbrt_session_new(model, &threads, &session, &error) == TBRT_THREAD_START && session == NULL && error.message[0] != '\0');
+        threads_that_start = few + 1;
+    }
+    threads_that_start = 1000000;
+}
+
+static void test_offsets(tbrt_model *model, size_t dim) {
+    tbrt_session *session = NULL;
+    CHECK(tbrt_session_new(model, NULL, &session, NULL) == TBRT_OK);
+    const int32_t ids[8] = {2, 5, 6, 7, 3, 5, 6, 3};
+    float none[1] = {7};
+    float *vectors = malloc(3 * dim * sizeof *vectors);
+    const int64_t huge[3] = {0, 5, (int64_t)1 << 57}, falling[4] = {0, 4, 2, 3}, lowest[4] = {0, 3, INT64_MIN, 5};
+    CHECK(tbrt_hidden_states(session, ids, NULL, huge, 2, none, 0) == TBRT_BUFFER_TOO_SMALL && none[0] == 7);
+    CHECK(tbrt_hidden_states(session, ids, NULL, falling, 3, none, 0) == TBRT_INVALID_ARGUMENT && none[0] == 7);
+    CHECK(tbrt_encode_ids(session, ids, NULL, falling, 3, NULL, vectors, 3 * dim) == TBRT_INVALID_ARGUMENT);
+    CHECK(strcmp(tbrt_session_message(session), "offsets do not rise at text 1: from 4 to 2") == 0);
+    CHECK(tbrt_encode_ids(session, ids, NULL, lowest, 3, NULL, vectors, 3 * dim) == TBRT_INVALID_ARGUMENT);
+    tbrt_report report = TBRT_REPORT_INIT;
+    CHECK(tbrt_session_report(session, &report) == TBRT_OK && report.text == 1 && report.done == 0);
+    free(vectors);
+    tbrt_session_free(session);
+}
+
+typedef struct {
+    tbrt_session *session;
+    float *vector;
+    size_t dim;
+} forking;
+
+static int fork_inside(void *user, size_t done, size_t total) {
+    const forking *at = user;
+    (void)done;
+    (void)total;
+    CHECK(tbrt_encode(at->session, TEXTS, NULL, 1, NULL, at->vector, at->dim) == TBRT_BUSY);
+    const pid_t child = fork();
+    if (child == 0)
+        _exit(tbrt_encode(at->session, TEXTS, NULL, 1, NULL, at->vector, at->dim) == TBRT_FORKED ? 0 : 1);
+    int status = 1;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    return 0;
+}
+
+static void test_fork_in_a_call(tbrt_model *model, size_t dim) {
+    tbrt_session_options alone = TBRT_SESSION_OPTIONS_INIT;
+    alone.threads = 1;
+    forking at = {NULL, malloc(dim * sizeof(float)), dim};
+    CHECK(tbrt_session_new(model, &alone, &at.session, NULL) == TBRT_OK);
+    tbrt_encode_options options = TBRT_ENCODE_OPTIONS_INIT;
+    options.progress = fork_inside;
+    options.progress_user = &at;
+    float *vector = malloc(dim * sizeof *vector);
+    CHECK(tbrt_encode(at.session, TEXTS, NULL, 1, &options, vector, dim) == TBRT_OK);
+    free(vector);
+    free(at.vector);
+    tbrt_session_free(at.session);
+}
+
 static void *encode_many_times(void *argument) {
     job *mine = argument;
     tbrt_session_options threads = TBRT_SESSION_OPTIONS_INIT;
@@ -331,6 +417,9 @@ int main(int argc, char **argv) {
     if (model != NULL && tbrt_model_get_info(model, &info) == TBRT_OK) {
         test_calls(model, (size_t)info.dim);
         test_threads(model, (size_t)info.dim);
+        test_offsets(model, (size_t)info.dim);
+        test_fork_in_a_call(model, (size_t)info.dim);
+        test_threads_that_do_not_start(model);
     }
     tbrt_model_close(model);
     test_failing_allocations(argv[1], data, size);

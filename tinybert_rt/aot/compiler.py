@@ -15,7 +15,7 @@ from pathlib import Path
 from tinybert_rt.aot.targets import Target, this_machine
 from tinybert_rt.errors import CompileError
 
-C_FLAGS = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-pedantic")
+C_FLAGS = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden")
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,27 @@ _TRUNCATION_NAMES = {
 }
 
 
+_PYTHON_ONLY = {
+    each.code for each in (errors.InvalidTextError, errors.OutputFileError, errors.CompileError, errors.LibraryError, errors.ModelFileError)
+}
+"""Statuses that the C library never returns."""
+
+
 def status_name(error: type[errors.TinyBertError]) -> str:
     """The C name of an error class's status: TextTooLongError is TBRT_TEXT_TOO_LONG."""
     if error is errors.TinyBertError:
         return "TBRT_ERROR"
     words = re.findall(r"[A-Z][a-z0-9]*", error.__name__.removesuffix("Error"))
     return "TBRT_" + "_".join(words).upper()
+
+
+def _enumerators(names: dict[int, str], words: dict[int, str]) -> str:
+    last = max(names)
+    lines = []
+    for code, name in names.items():
+        note = f"{words[code]} (in Python only)" if code in _PYTHON_ONLY else words[code]
+        lines.append(f"    {name} = {code}{'' if code == last else ','} /* {note} */")
+    return "\n".join(lines)
 
 
 def public_header() -> str:
@@ -44,7 +59,7 @@ def public_header() -> str:
         "VERSION": __version__,
         "ABI_VERSION": str(ABI_VERSION),
         "GROUP_TEXTS": str(GROUP_TEXTS),
-        "STATUSES": "\n".join(f"    {name} = {code}, /* {words[code]} */" for code, name in names.items()),
+        "STATUSES": _enumerators(names, words),
         "TRUNCATIONS": ",\n".join(f"    {_TRUNCATION_NAMES[name]} = {number}" for name, number in TRUNCATIONS.items()),
     }
     text = (C_SOURCES / "tinybert_rt.h.in").read_text(encoding="utf-8")

@@ -48,7 +48,7 @@ typedef struct {
 typedef struct {
     int status;
     const char *words;
-} tbrt_status;
+} tbrt_status_text_entry;
 """
 
 
@@ -108,7 +108,7 @@ def message_table() -> str:
         _table("char *const tbrt_rules", map(c_string, messages.RULE_NAMES)),
         _table("char *const tbrt_dtypes", map(c_string, layout.DTYPE_BYTES)),
         _table("tbrt_field tbrt_fields", (f"{{{c_string(name)}, {low}, {high}}}" for name, low, high in fields)),
-        _table("tbrt_status tbrt_words", (f"{{{code}, {c_string(words)}}}" for code, words in status_words().items())),
+        _table("tbrt_status_text_entry tbrt_words", (f"{{{code}, {c_string(words)}}}" for code, words in status_words().items())),
         "#endif\n",
     ]
     return "\n".join(sections)

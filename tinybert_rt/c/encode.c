@@ -26,14 +26,14 @@ static int read_encode_options(tbrt_session *session, const tbrt_encode_options 
     if (options->pairs != 0 && options->pairs != 1)
         return tbrt_complain_of_range(session, "pairs", options->pairs, 0, 1);
     if (count > SIZE_MAX / 64 / (size_t)options->dim || vectors_size < count * (size_t)options->dim) {
-        snprintf(session->message, sizeof session->message, "vectors_size is %zu floats; %zu texts of %d elements need more room",
+        snprintf(session->message, sizeof session->message, "vectors_size is %zu floats; vectors of %zu texts with %d elements each need more",
                  vectors_size, count, (int)options->dim);
         return TBRT_BUFFER_TOO_SMALL;
     }
     return TBRT_OK;
 }
 
-/* Where the next texts lie, as the kernels want it: relative to the first of them. */
+/* Where the texts from number `first` on lie, as the kernels want it: relative to the first of them. */
 static int place_texts(tbrt_session *session, const char *const *texts, const size_t *sizes, size_t first, size_t count, size_t step) {
     int64_t base = 0;
     for (size_t i = 0; i < count * step; i++) {
@@ -62,31 +62,51 @@ static int place_texts(tbrt_session *session, const char *const *texts, const si
     return TBRT_OK;
 }
 
-/* Run a request's texts, group by group. `texts` is NULL where ids are given. */
-static int run(tbrt_session *session, const tbrt_encode_options *options, const char *const *texts, const size_t *sizes, size_t count) {
+/* What is wrong with a text, after a status of the kernels. `offsets`: where ids are given, else NULL. */
+static int complain_of(tbrt_session *session, const tbrt_encode_options *options, int status, int64_t text, const int64_t *offsets) {
+    session->report.text = text;
+    if (offsets == NULL) {
+        const int64_t tokens = ((const kernel_worker *)(uintptr_t)session->kernel.locals)[0].info.total;
+        return tbrt_complain_of_text(session, status, text, tokens, options->max_tokens);
+    }
+    if (offsets[text + 1] < offsets[text]) {
+        snprintf(session->message, sizeof session->message, "offsets do not rise at text %lld: from %lld to %lld", (long long)text,
+                 (long long)offsets[text], (long long)offsets[text + 1]);
+        return status;
+    }
+    return tbrt_complain_of_text(session, status, text, offsets[text + 1] - offsets[text], session->model->kernel->max_positions);
+}
+
+/* Run a request's texts, group by group. `texts` is NULL where ids are given, `offsets` where they are not. */
+static int run(tbrt_session *session, const tbrt_encode_options *options, const char *const *texts, const size_t *sizes,
+               const int64_t *offsets, size_t count) {
     kernel_request *request = &session->request;
     const kernel_functions *kernels = &session->model->level->kernels;
     const size_t step = options->pairs ? 2 : 1;
-    const int64_t out = request->out, id_offsets = request->id_offsets;
-    size_t done = 0;
+    const int64_t out = request->out;
+    size_t done = 0, placed = 0; /* texts before these are finished, and have been placed */
     while (done < count) {
-        const size_t left = count - done, part = left < TBRT_GROUP_TEXTS ? left : TBRT_GROUP_TEXTS;
-        int status = TBRT_OK;
-        if (texts != NULL) {
-            status = place_texts(session, texts, sizes, done, part, step);
+        if (texts != NULL && done == placed) {
+            const size_t left = count - done, part = left < TBRT_GROUP_TEXTS ? left : TBRT_GROUP_TEXTS;
+            const int status = place_texts(session, texts, sizes, done, part, step);
             if (status != TBRT_OK)
                 return status;
             request->text_starts = address(session->starts);
             request->text_ends = address(session->ends);
+            placed = done + part;
+        }
+        if (texts != NULL) {
+            request->n_texts = (int64_t)(placed - done);
             request->truncated = address(session->truncated);
             request->token_counts = options->token_counts == NULL ? 0 : address(options->token_counts + done);
             request->ids = request->types = 0;
         } else {
-            request->id_offsets = id_offsets + 8 * (int64_t)done;
+            const size_t left = count - done;
+            request->n_texts = (int64_t)(left < TBRT_GROUP_TEXTS ? left : TBRT_GROUP_TEXTS);
+            request->id_offsets = address(offsets + done);
         }
-        request->n_texts = (int64_t)part;
         request->out = out == 0 ? 0 : out + 4 * (int64_t)(done * (size_t)options->dim);
-        status = (int)kernels->encode(&session->kernel, request);
+        const int status = (int)kernels->encode(&session->kernel, request);
         const size_t finished = request->done > 0 ? (size_t)request->done : 0;
         for (size_t i = 0; i < finished && texts != NULL; i++) {
             session->report.truncated += session->truncated[i];
@@ -94,22 +114,13 @@ static int run(tbrt_session *session, const tbrt_encode_options *options, const 
                 options->truncated[done + i] = session->truncated[i];
         }
         session->report.done = done + finished;
-        if (status != TBRT_OK) {
-            const int64_t text = request->item < 0 ? (int64_t)done : (int64_t)done + request->item;
-            int64_t tokens = 0, limit = options->max_tokens;
-            if (texts == NULL) {
-                int64_t limits[2];
-                memcpy(limits, (const void *)(uintptr_t)(id_offsets + 8 * text), sizeof limits);
-                tokens = limits[1] - limits[0];
-                limit = session->model->kernel->max_positions;
-            } else {
-                tokens = ((const kernel_worker *)(uintptr_t)session->kernel.locals)[0].info.total;
-            }
-            return tbrt_complain_of_text(session, status, text, tokens, limit);
-        }
+        if (status != TBRT_OK)
+            return complain_of(session, options, status, request->item < 0 ? (int64_t)done : (int64_t)done + request->item, offsets);
         if (finished == 0)
             return tbrt_complain(session, TBRT_ERROR, "no progress was made: this is a fault of the library");
         done += finished;
+        request->text_starts += 8 * (int64_t)(finished * step);
+        request->text_ends += 8 * (int64_t)(finished * step);
         if (options->progress != NULL && options->progress(options->progress_user, done, count) != 0 && done < count) {
             snprintf(session->message, sizeof session->message, "cancelled by the progress callback after %zu texts", done);
             return TBRT_CANCELLED;
@@ -135,7 +146,7 @@ int tbrt_encode(tbrt_session *session, const char *const *texts, const size_t *s
     session->request.max_tokens = options.max_tokens;
     session->request.out = address(vectors);
     session->request.dim = options.dim;
-    return tbrt_leave(session, run(session, &options, texts, sizes, count));
+    return tbrt_leave(session, run(session, &options, texts, sizes, NULL, count));
 }
 
 /* tbrt_encode_ids or tbrt_hidden_states: texts that are tokenized already. */
@@ -147,7 +158,10 @@ static int encode_ids(tbrt_session *session, const int32_t *ids, const uint8_t *
     const int64_t total = offsets[count], width = session->model->kernel->hidden_size;
     if (offsets[0] != 0)
         return tbrt_complain(session, TBRT_INVALID_ARGUMENT, "offsets must begin with 0");
-    if (hidden != NULL && total > 0 && (uint64_t)total * (uint64_t)width > hidden_size) {
+    for (size_t i = 0; i < count; i++) /* so that the kernels see sizes that are sizes, and the room below is all that is written */
+        if (offsets[i + 1] < offsets[i])
+            return complain_of(session, options, TBRT_INVALID_ARGUMENT, (int64_t)i, offsets);
+    if (hidden != NULL && (uint64_t)total > hidden_size / (uint64_t)width) {
         snprintf(session->message, sizeof session->message, "hidden_size is %zu floats; %lld tokens of %lld elements need more room",
                  hidden_size, (long long)total, (long long)width);
         return TBRT_BUFFER_TOO_SMALL;
@@ -156,11 +170,10 @@ static int encode_ids(tbrt_session *session, const int32_t *ids, const uint8_t *
     session->request.ids = address(ids);
     session->request.n_ids = total;
     session->request.types = types == NULL ? 0 : address(types);
-    session->request.id_offsets = address(offsets);
     session->request.out = vectors == NULL ? 0 : address(vectors);
     session->request.dim = options->dim;
     session->request.hidden = hidden == NULL ? 0 : address(hidden);
-    return run(session, options, NULL, NULL, count);
+    return run(session, options, NULL, NULL, offsets, count);
 }
 
 int tbrt_encode_ids(tbrt_session *session, const int32_t *ids, const uint8_t *types, const int64_t *offsets, size_t count,

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define ALIGNMENT 64
+#define LARGEST_STRUCT 4096 /* a larger struct_size was never set */
 
 const char *tbrt_version(void) {
     return TBRT_VERSION;
@@ -74,6 +75,7 @@ int tbrt_choose_level(const char *name, const tbrt_level **level, tbrt_error *er
     return TBRT_OK;
 }
 
+#if !defined TBRT_STATIC
 /* For the Python package: the kernels of a level, or NULL if this machine or this library lacks it. `abi` is what it was made for. */
 TBRT_API const void *tbrt_private_kernels(const char *level, const char *abi) {
     if (strcmp(abi, TBRT_KERNEL_ABI) != 0)
@@ -81,6 +83,7 @@ TBRT_API const void *tbrt_private_kernels(const char *level, const char *abi) {
     const tbrt_level *found = find_level(level, NULL);
     return found == NULL ? NULL : &found->kernels;
 }
+#endif
 
 /* ---------------------------------------------------------------- structs, memory, messages */
 
@@ -89,7 +92,7 @@ int tbrt_read_struct(void *known, size_t known_size, const void *given) {
     if (given == NULL)
         return 1;
     memcpy(&size, given, sizeof size);
-    if (size < sizeof size)
+    if (size < sizeof size || size > LARGEST_STRUCT)
         return 0;
     for (size_t i = known_size; i < size; i++)
         if (((const unsigned char *)given)[i] != 0)

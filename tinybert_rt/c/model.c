@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define LONGEST_NAME 255
+
 /* A file that cannot be mapped; `reason`: the system's words for it, or "". */
 static void fail_to_open(tbrt_error *error, int status, const char *name, const char *reason) {
     if (error == NULL)
@@ -46,6 +48,17 @@ static void free_model(tbrt_model *model) {
     tbrt_release(&allocator, model, sizeof *model);
 }
 
+/* A name short enough to leave a message room for what is wrong: of a long one the end, from the start of a character on. */
+static const char *last_part(const char *name) {
+    const size_t size = strlen(name);
+    if (size > LONGEST_NAME) {
+        name += size - LONGEST_NAME;
+        while (((unsigned char)*name & 0xc0) == 0x80)
+            name++;
+    }
+    return name;
+}
+
 /* A model of a path, or (path NULL) of memory. */
 static int open_model(const char *path, const void *data, size_t size, const tbrt_model_options *given, tbrt_model **result,
                       tbrt_error *error) {
@@ -75,7 +88,7 @@ static int open_model(const char *path, const void *data, size_t size, const tbr
     model->allocator = allocator;
     model->log = options.log;
     model->log_user = options.log_user;
-    const char *name = options.name != NULL ? options.name : path != NULL ? path : "<memory>";
+    const char *name = last_part(options.name != NULL ? options.name : path != NULL ? path : "<memory>");
     if (path != NULL) {
         char reason[128] = "";
         status = tbrt_map_file(path, &model->mapping, reason, sizeof reason);
@@ -88,6 +101,8 @@ static int open_model(const char *path, const void *data, size_t size, const tbr
     }
     model->data = data;
     model->size = size;
+    if (status == TBRT_OK && size == 0)
+        fail_to_open(error, status = TBRT_EMPTY_FILE, name, "");
     if (status == TBRT_OK)
         status = open_checked(model, name, error);
     if (status != TBRT_OK) {
@@ -95,7 +110,7 @@ static int open_model(const char *path, const void *data, size_t size, const tbr
         return status;
     }
     char line[TBRT_MESSAGE_SIZE];
-    snprintf(line, sizeof line, "opened %.200s: %d layers, hidden size %d, %s", name, (int)model->kernel->num_layers,
+    snprintf(line, sizeof line, "opened %s: %d layers, hidden size %d, %s", name, (int)model->kernel->num_layers,
              (int)model->kernel->hidden_size, level->name);
     tbrt_say(model, line);
     *result = model;
@@ -103,19 +118,19 @@ static int open_model(const char *path, const void *data, size_t size, const tbr
 }
 
 int tbrt_model_open(const char *path, const tbrt_model_options *options, tbrt_model **model, tbrt_error *error) {
-    if (path == NULL) {
+    if (path == NULL || *path == '\0') {
         if (model != NULL)
             *model = NULL;
-        return tbrt_fail(error, TBRT_INVALID_ARGUMENT, "path is NULL");
+        return tbrt_fail(error, TBRT_INVALID_ARGUMENT, path == NULL ? "path is NULL" : "path is empty");
     }
     return open_model(path, NULL, 0, options, model, error);
 }
 
 int tbrt_model_open_memory(const void *data, size_t size, const tbrt_model_options *options, tbrt_model **model, tbrt_error *error) {
-    if (data == NULL || size == 0 || size > LONGEST_TEXT) {
+    if (data == NULL || size > LONGEST_TEXT) {
         if (model != NULL)
             *model = NULL;
-        return tbrt_fail(error, TBRT_INVALID_ARGUMENT, data == NULL ? "data is NULL" : "size is 0, or larger than memory can be");
+        return tbrt_fail(error, TBRT_INVALID_ARGUMENT, data == NULL ? "data is NULL" : "size is larger than memory can be");
     }
     return open_model(NULL, data, size, options, model, error);
 }

@@ -139,14 +139,17 @@ int tbrt_complain_of_range(tbrt_session *session, const char *name, int64_t valu
 int tbrt_enter(tbrt_session *session) {
     if (session == NULL)
         return TBRT_INVALID_ARGUMENT;
-    if (atomic_exchange(&session->busy, 1) != 0)
-        return TBRT_BUSY;
+    const int64_t process = tbrt_process_id();
+    const int inherited = session->process != process;
+    if (atomic_exchange(&session->busy, 1) != 0) /* in a child: its parent was in a call when it forked, whose thread is not here */
+        return inherited ? TBRT_FORKED : TBRT_BUSY;
     session->message[0] = '\0';
-    if (session->threads > 1 && session->process != tbrt_process_id()) {
-        atomic_store(&session->busy, 0);
-        return tbrt_complain(session, TBRT_FORKED,
-                        "this session's threads stayed in the parent process: make a session of the same model after fork()");
+    if (session->threads > 1 && inherited) {
+        tbrt_complain(session, TBRT_FORKED,
+                      "this session's threads stayed in the parent process: make a session of the same model after fork()");
+        return tbrt_leave(session, TBRT_FORKED);
     }
+    session->process = process;
     return TBRT_OK;
 }
 
@@ -156,7 +159,6 @@ int tbrt_leave(tbrt_session *session, int status) {
 }
 
 int tbrt_complain_of_text(tbrt_session *session, int status, int64_t text, int64_t tokens, int64_t limit) {
-    session->report.text = text;
     tbrt_render_text_error(session->message, sizeof session->message, status, text, tokens, limit);
     return status;
 }

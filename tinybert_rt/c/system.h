@@ -24,7 +24,7 @@ int tbrt_available_cpus(void);
 /* A number of this process, another one after fork(). */
 int64_t tbrt_process_id(void);
 
-/* A thread with all signals blocked. Returns 0, or another value where it cannot be started. */
+/* A thread with all signals blocked but those of faults. Returns 0, or another value where it cannot be started. */
 typedef struct tbrt_thread {
     void *handle;
     void (*run)(void *argument);

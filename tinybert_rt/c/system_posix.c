@@ -33,11 +33,13 @@ int tbrt_map_file(const char *path, tbrt_mapping *mapping, char *reason, size_t 
     mapping->size = 0;
     int file;
     do {
-        file = open(path, O_RDONLY | O_CLOEXEC);
+        file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe without a writer would be waited for */
     } while (file < 0 && errno == EINTR);
     if (file < 0) {
+        if (errno == ENOENT || errno == ENOTDIR)
+            return TBRT_MODEL_NOT_FOUND;
         snprintf(reason, reason_size, "%s", strerror(errno));
-        return errno == ENOENT || errno == ENOTDIR ? TBRT_MODEL_NOT_FOUND : TBRT_UNREADABLE_FILE;
+        return TBRT_UNREADABLE_FILE;
     }
     struct stat facts;
     int status = TBRT_OK;
@@ -52,8 +54,8 @@ int tbrt_map_file(const char *path, tbrt_mapping *mapping, char *reason, size_t 
     } else {
         void *data = mmap(NULL, (size_t)facts.st_size, PROT_READ, MAP_PRIVATE, file, 0);
         if (data == MAP_FAILED) {
-            snprintf(reason, reason_size, "%s", strerror(errno));
             status = errno == ENOMEM ? TBRT_OUT_OF_MEMORY : TBRT_UNREADABLE_FILE;
+            snprintf(reason, reason_size, "%s", strerror(errno));
         } else {
             mapping->data = data;
             mapping->size = (size_t)facts.st_size;
@@ -156,9 +158,13 @@ int tbrt_thread_start(tbrt_thread *thread) {
     if (pthread_attr_init(&attributes) != 0)
         return 1;
     pthread_attr_setstacksize(&attributes, STACK_BYTES);
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* the program's signal handlers run in the program's threads */
+    /* The program's signal handlers run in the program's threads; those of faults run where the fault is. */
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT, SIGSYS, SIGPROF};
+    sigset_t blocked, before;
+    sigfillset(&blocked);
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
+        sigdelset(&blocked, faults[i]);
+    pthread_sigmask(SIG_SETMASK, &blocked, &before);
     pthread_t handle;
     int failed = pthread_create(&handle, &attributes, run_thread, thread);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

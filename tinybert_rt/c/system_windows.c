@@ -27,8 +27,10 @@ int tbrt_map_file(const char *path, tbrt_mapping *mapping, char *reason, size_t 
     }
     free(wide);
     if (file == INVALID_HANDLE_VALUE) {
+        if (problem == ERROR_FILE_NOT_FOUND || problem == ERROR_PATH_NOT_FOUND)
+            return TBRT_MODEL_NOT_FOUND;
         snprintf(reason, reason_size, "Windows error %lu", problem);
-        return problem == ERROR_FILE_NOT_FOUND || problem == ERROR_PATH_NOT_FOUND ? TBRT_MODEL_NOT_FOUND : TBRT_UNREADABLE_FILE;
+        return TBRT_UNREADABLE_FILE;
     }
     int status = TBRT_UNREADABLE_FILE;
     LARGE_INTEGER size;

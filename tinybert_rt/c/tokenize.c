@@ -15,6 +15,8 @@ int tbrt_tokenize(tbrt_session *session, const char *text, size_t size, const ch
     int status = tbrt_enter(session);
     if (status != TBRT_OK)
         return status;
+    if (tokens != NULL)
+        *tokens = (tbrt_tokens){0, 0, 0};
     tbrt_tokenize_options options = TBRT_TOKENIZE_OPTIONS_INIT;
     if (!tbrt_read_struct(&options, sizeof options, given))
         return tbrt_leave(session, tbrt_complain(session, TBRT_INVALID_ARGUMENT, UNKNOWN_OPTIONS));
@@ -50,6 +52,7 @@ int tbrt_tokenize(tbrt_session *session, const char *text, size_t size, const ch
         limit = call.info.total < wanted ? call.info.total : wanted;
     }
     if (call.info.total > wanted && options.truncation == TBRT_ERROR_IF_TOO_LONG) {
+        call.info.count = 0;
         status = tbrt_complain_of_text(session, TBRT_TEXT_TOO_LONG, 0, call.info.total, wanted);
     } else if (capacity < (size_t)limit) {
         call.info.count = limit;

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 COMPILED = "tinybert_rt.lib._declarations"
 
+_LIBRARY = "const void *tbrt_private_kernels(const char *level, const char *abi); const char *tbrt_isa(size_t index);"
 _SYSTEM = (
     "int sched_yield(void); int sem_init(void *, int, unsigned); int sem_wait(void *); int sem_post(void *);"
     "int mprotect(void *, size_t, int);"
@@ -25,7 +26,7 @@ def _parsed() -> Any:
     import cffi
 
     parsed = cffi.FFI()
-    parsed.cdef(abi.c_structs() + abi.c_table() + "const void *tbrt_private_kernels(const char *level, const char *abi);" + _SYSTEM)
+    parsed.cdef(abi.c_structs() + abi.c_table() + _LIBRARY + _SYSTEM)
     return parsed
 
 

@@ -30,7 +30,10 @@ from tinybert_rt.isa.levels import IsaLevel, llvm_features
 ABI_UNITS = tuple(f"tinybert_rt.engine.exports:{unit}" for unit in UNITS)
 CACHE_VARIABLE = "TINYBERT_RT_CACHE"
 _MAGIC = b"TBRTOBJ1"
-_NO_COMPILER = "the kernels must be compiled on this machine, and numba is not installed: pip install 'tinybert-rt[jit]'"
+_NO_COMPILER = (
+    "this installation has no compiled library (it needs a C compiler when it is installed), and Numba, which would compile the kernels"
+    " now, is not installed: pip install numba"
+)
 _PACKAGE = Path(__file__).resolve().parent.parent
 # What machine code is made of: folders and files of the package.
 _SOURCES = ("errors.py", "config.py", "isa", "kernels", "text", "format", "encoder", "engine/abi.py", "engine/emit.py", "engine/exports.py")

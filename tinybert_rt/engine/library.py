@@ -9,7 +9,7 @@ from typing import Any
 
 from tinybert_rt.engine import abi
 from tinybert_rt.engine.declarations import ffi
-from tinybert_rt.engine.native import LIBRARY_VARIABLE, library_path, native_functions
+from tinybert_rt.engine.native import LIBRARY_VARIABLE, library_path, native_functions, native_levels
 from tinybert_rt.errors import InvalidArgumentError, LibraryError
 from tinybert_rt.isa.levels import IsaLevel, choose_level
 
@@ -57,14 +57,13 @@ def load_library(engine: str = "auto", isa: str | None = None) -> Library:
     """
     if engine not in ENGINES:
         raise InvalidArgumentError(f"engine must be one of {', '.join(map(repr, ENGINES))}, not {engine!r}")
-    level = choose_level(isa)
     path = None if engine == "jit" else library_path()
     if path is None and engine == "native":
         raise LibraryError(
             f"this installation has no compiled library: {LIBRARY_VARIABLE} can name one, and engine='jit' compiles on this machine"
         )
     with _lock:
-        return _jit(level) if path is None else _native(path, level)
+        return _jit(choose_level(isa)) if path is None else _native(path, choose_level(isa, native_levels(path)))
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ class ModelFile:
         if isinstance(path, (bytes, bytearray, memoryview)):
             # What has been checked must not change: a writable buffer is copied.
             view = memoryview(path)
+            if view.nbytes == 0:
+                raise _error(EmptyFileError.code, None, self.name, b"")
             self.data = np.frombuffer(view if view.readonly and view.c_contiguous else bytes(view), np.uint8)
         elif isinstance(path, (str, os.PathLike)):
             self.name = os.fsdecode(path)
@@ -59,20 +62,25 @@ class ModelFile:
 
 
 def _map(path: str) -> NDArray[np.uint8]:
-    if "\0" in path:
-        raise InvalidArgumentError(f"{path!r} is no path: it has a NUL character")
+    if "\0" in path or not path:
+        raise InvalidArgumentError("the path is empty" if not path else f"{path!r} is no path: it has a NUL character")
     try:
+        mode = os.stat(path).st_mode  # before it is opened: a pipe without a writer would be waited for
+        if not stat.S_ISREG(mode):
+            raise _error(UnreadableFileError.code, None, path, b"", "it is a directory" if stat.S_ISDIR(mode) else "it is no regular file")
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise _error(EmptyFileError.code, None, path, b"")
             return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise _error(ModelNotFoundError.code, None, path, b"") from None
     except OSError as error:
-        raise UnreadableFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+        if isinstance(error, TinyBertError):
+            raise
+        raise _error(UnreadableFileError.code, None, path, b"", str(error.strerror or error)) from None
 
 
-def _error(status: int, info: Any, path: str, data: Any) -> TinyBertError:
+def _error(status: int, info: Any, path: str, data: Any, reason: str = "") -> TinyBertError:
     from tinybert_rt.format.messages import file_error
 
-    return file_error(status, info, path, data)
+    return file_error(status, info, path, data, reason)

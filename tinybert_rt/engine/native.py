@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from typing import Any
 
 from tinybert_rt.engine import abi
 from tinybert_rt.engine.declarations import ffi
 from tinybert_rt.errors import LibraryError
-from tinybert_rt.isa.levels import IsaLevel
+from tinybert_rt.isa.levels import LEVELS, IsaLevel
 
 LIBRARY_VARIABLE = "TINYBERT_RT_LIBRARY"
 _NAMES = {"win32": "tinybert_rt.dll", "darwin": "libtinybert_rt.dylib"}
@@ -30,19 +31,30 @@ def native_functions(path: str, level: IsaLevel) -> Any:
 
     Raises LibraryError: the file cannot be loaded, is no such library, or was built for another version of the package.
     """
+    pointer = _open(path).tbrt_private_kernels(level.name.encode(), abi.digest().encode())
+    if pointer == ffi.NULL:
+        raise LibraryError(f"{path} was built for another version of this package: build it again")
+    return ffi.cast("kernel_functions *", pointer)
+
+
+def native_levels(path: str) -> list[IsaLevel]:
+    """The levels that the library has and this machine can run, slowest first. Raises LibraryError as `native_functions` does."""
+    library = _open(path)
+    names: list[str] = []
+    while (name := library.tbrt_isa(len(names))) != ffi.NULL:
+        names.append(ffi.string(name).decode())
+    return [level for level in LEVELS if level.name in names]
+
+
+@cache
+def _open(path: str) -> Any:
+    """The library, which stays loaded: its functions are called until the process ends."""
     try:
         library = ffi.dlopen(path)
     except OSError as error:
         raise LibraryError(f"the compiled library cannot be loaded: {error}") from None
     try:
-        pointer = library.tbrt_private_kernels(level.name.encode(), abi.digest().encode())
-    except AttributeError:
+        library.tbrt_private_kernels, library.tbrt_isa  # noqa: B018
+    except (AttributeError, getattr(ffi, "error", AttributeError)):  # parsed and compiled declarations differ here
         raise LibraryError(f"{path} is no library of this package") from None
-    if pointer == ffi.NULL:
-        raise LibraryError(f"{path} was built for another version of this package, or without {level.name!r}: build it again")
-    _loaded.append(library)
-    return ffi.cast("kernel_functions *", pointer)
-
-
-_loaded: list[Any] = []
-"""Libraries stay loaded: their functions are called until the process ends."""
+    return library

@@ -222,7 +222,7 @@ def file_message(code: int, info: ErrorInfo | None, data: Any) -> str:
     )
 
 
-def file_error(code: int, info: ErrorInfo | None, name: str, data: Any) -> errors.TinyBertError:
+def file_error(code: int, info: ErrorInfo | None, name: str, data: Any, reason: str = "") -> errors.TinyBertError:
     """The exception for a failed open.
 
     Args:
@@ -230,9 +230,10 @@ def file_error(code: int, info: ErrorInfo | None, name: str, data: Any) -> error
         info: what it says of the failure; None where it did not come to be called.
         name: what to call the file.
         data: the file's bytes, or at least its header: bytes, memoryview or a uint8 array.
+        reason: the system's words, if there are any.
     """
     kind = errors.error_classes().get(code, errors.ModelFileError)
-    return kind(f"{name}: {file_message(code, info, data)}")
+    return kind(f"{name}: {file_message(code, info, data)}{': ' if reason else ''}{reason}")
 
 
 def text_message(status: int, item: int, tokens: int, limit: int) -> str:

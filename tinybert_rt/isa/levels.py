@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tinybert_rt.errors import UnknownIsaError, UnsupportedIsaError
@@ -186,12 +187,12 @@ def level_by_name(name: str) -> IsaLevel:
         raise UnknownIsaError(f"unknown instruction-set level {name!r}; known: {', '.join(_BY_NAME)}") from None
 
 
-def choose_level(name: str | None = None) -> IsaLevel:
-    """The level to run: `name`, else `TINYBERT_RT_ISA`, else the best that this machine offers.
+def choose_level(name: str | None = None, levels: Sequence[IsaLevel] | None = None) -> IsaLevel:
+    """The level to run: `name`, else `TINYBERT_RT_ISA`, else the best of `levels`; None: of those that this machine can run.
 
     Raises UnknownIsaError for a name that no level has, UnsupportedIsaError for one that this machine cannot run.
     """
-    levels = available_levels()
+    levels = available_levels() if levels is None else list(levels)
     if not levels:
         raise UnsupportedIsaError(f"no kernels for the architecture {machine_architecture()!r}; known: x86_64, aarch64")
     ceiling = os.environ.get(ISA_VARIABLE) or None

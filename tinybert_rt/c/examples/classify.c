@@ -26,7 +26,7 @@ int main(int argc, char **argv) {
     float *vectors = malloc((count + 1) * dim * sizeof *vectors); /* the examples', and the line's */
     const char **examples = malloc(count * sizeof *examples);
     char *line = malloc(LONGEST_LINE);
-    int status = vectors == NULL || examples == NULL || line == NULL ? TBRT_OUT_OF_MEMORY : TBRT_OK;
+    int status = vectors == NULL || examples == NULL || line == NULL ? TBRT_OUT_OF_MEMORY : TBRT_OK, broken = 0;
     for (size_t i = 0; i < count && status == TBRT_OK; i++) {
         char *equals = strchr(argv[2 + i], '=');
         if (equals == NULL) {
@@ -40,6 +40,11 @@ int main(int argc, char **argv) {
     if (status == TBRT_OK)
         status = tbrt_encode(session, examples, NULL, count, NULL, vectors, count * dim);
     while (status == TBRT_OK && fgets(line, LONGEST_LINE, stdin) != NULL) {
+        if (strchr(line, '\n') == NULL && !feof(stdin)) {
+            fprintf(stderr, "classify: a line is longer than %d bytes\n", LONGEST_LINE - 2);
+            broken = 1;
+            break;
+        }
         line[strcspn(line, "\n")] = '\0';
         const char *text = line;
         float *vector = vectors + count * dim, best = -2;
@@ -55,12 +60,16 @@ int main(int argc, char **argv) {
         if (status == TBRT_OK)
             printf("%s\t%.4f\t%s\n", argv[2 + nearest], (double)best, line);
     }
-    if (status != TBRT_OK)
-        fprintf(stderr, "classify: %s: %s\n", tbrt_status_text(status), tbrt_session_message(session));
+    if (status != TBRT_OK && *tbrt_session_message(session) != '\0')
+        fprintf(stderr, "classify: %s\n", tbrt_session_message(session));
+    if (ferror(stdin) || fflush(stdout) != 0) {
+        perror("classify");
+        broken = 1;
+    }
     free(line);
     free(examples);
     free(vectors);
     tbrt_session_free(session);
     tbrt_model_close(model);
-    return status == TBRT_OK ? 0 : 2;
+    return status == TBRT_OK && !broken ? 0 : 2;
 }

@@ -25,19 +25,28 @@ int main(int argc, char **argv) {
     const size_t dim = (size_t)info.dim;
     float *vector = malloc(dim * sizeof *vector);
     char *line = malloc(LONGEST_LINE);
-    int status = vector == NULL || line == NULL ? TBRT_OUT_OF_MEMORY : TBRT_OK;
+    int status = vector == NULL || line == NULL ? TBRT_OUT_OF_MEMORY : TBRT_OK, broken = 0;
     while (status == TBRT_OK && fgets(line, LONGEST_LINE, stdin) != NULL) {
+        if (strchr(line, '\n') == NULL && !feof(stdin)) {
+            fprintf(stderr, "embed: a line is longer than %d bytes\n", LONGEST_LINE - 2);
+            broken = 1;
+            break;
+        }
         line[strcspn(line, "\n")] = '\0';
         const char *text = line;
         status = tbrt_encode(session, &text, NULL, 1, NULL, vector, dim);
         for (size_t i = 0; i < dim && status == TBRT_OK; i++)
             printf(i + 1 < dim ? "%.9g " : "%.9g\n", (double)vector[i]);
     }
-    if (status != TBRT_OK)
-        fprintf(stderr, "embed: %s: %s\n", tbrt_status_text(status), tbrt_session_message(session));
+    if (status != TBRT_OK && *tbrt_session_message(session) != '\0')
+        fprintf(stderr, "embed: %s\n", tbrt_session_message(session));
+    if (ferror(stdin) || fflush(stdout) != 0) {
+        perror("embed");
+        broken = 1;
+    }
     free(line);
     free(vector);
     tbrt_session_free(session);
     tbrt_model_close(model);
-    return status == TBRT_OK ? 0 : 2;
+    return status == TBRT_OK && !broken ? 0 : 2;
 }
