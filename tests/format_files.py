@@ -52,6 +52,9 @@ def small_config(**changes: int) -> dict[str, int]:
         "trie_nodes": len(build_trie(PIECES)),
         "added_tokens": 5,
         "pieces_bytes": len(b"".join(PIECES)),
+        "embedding_size": 0,
+        "stored_layers": 0,
+        "inner_layers": 0,
     }
     return {**config, **changes}
 
@@ -182,5 +185,6 @@ def tensor_table() -> str:
     for prefix, rules in (("", layout.GLOBAL_RULES), ("layers.N.", layout.LAYER_RULES)):
         for rule in rules:
             shape = ", ".join(map(dimension_text, rule.shape))
-            lines.append(f"| `{prefix}{rule.name}` | {kinds[rule.weight_dtype]} | {rule.dtype} | {shape} |")
+            files = kinds[rule.weight_dtype] + (f", `{rule.field}` > 0" if rule.field else "")
+            lines.append(f"| `{prefix}{rule.name}` | {files} | {rule.dtype} | {shape} |")
     return "\n".join(lines)

@@ -41,7 +41,7 @@ def fast(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("model_type", "roberta", "'roberta'"),
+        ("model_type", "t5", "'t5'"),
         ("model_type", None, "None"),
         ("position_embedding_type", "relative_key", "'relative_key'"),
         ("hidden_act", "swish", "'swish'"),
@@ -314,8 +314,8 @@ def test_tensor_too_large_for_float32(tmp_path: Path) -> None:
 
 
 def test_tensor_that_bert_does_not_have(tmp_path: Path) -> None:
-    directory = _weights(tmp_path, lambda tensors: tensors.update({"classifier.weight": np.zeros((2, HIDDEN), np.float32)}))
-    refused(directory, "model.safetensors", "'classifier.weight'")
+    directory = _weights(tmp_path, lambda tensors: tensors.update({"adapter.weight": np.zeros((2, HIDDEN), np.float32)}))
+    refused(directory, "model.safetensors", "'adapter.weight'", "'bert'")
 
 
 def test_layer_that_config_does_not_count(tmp_path: Path) -> None:

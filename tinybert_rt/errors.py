@@ -286,6 +286,12 @@ class HeadSizeError(ModelFileError):
     code = 57
 
 
+class LayerSharingError(ModelFileError):
+    """The file's layers cannot be shared by the model's as its configuration says."""
+
+    code = 67
+
+
 class TokenLimitError(ModelFileError):
     """The longest text is longer than the position table."""
 

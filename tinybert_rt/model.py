@@ -21,7 +21,7 @@ from tinybert_rt.engine.modelfile import ModelFile, PathOrBytes
 from tinybert_rt.engine.session import SessionPool, address
 from tinybert_rt.engine.texts import Text, TokenScratch, batches, encode_error, text_iterator, utf8
 from tinybert_rt.errors import CancelledError, InvalidArgumentError, TruncationWarning
-from tinybert_rt.format.layout import POOLINGS
+from tinybert_rt.format.layout import ARCHITECTURES, POOLINGS
 from tinybert_rt.text.limits import TRUNCATIONS
 from tinybert_rt.vectors import OUTPUT_DTYPES, Encoded, Tokens, convert
 
@@ -117,11 +117,13 @@ class Model:
     def info(self) -> dict[str, Any]:
         """The model's facts, by name."""
         model = self._model
-        names = {number: name for name, number in POOLINGS.items()}
+        poolings = {number: name for name, number in POOLINGS.items()}
+        architectures = {number: name for name, number in ARCHITECTURES.items()}
         return {
             "path": self.path,
             "bytes": int(self._file.data.size),
             "name": self._file.metadata.get("name", ""),
+            "architecture": architectures[int(model.architecture)],
             "layers": int(model.num_layers),
             "hidden_size": int(model.hidden_size),
             "heads": int(model.num_heads),
@@ -129,7 +131,7 @@ class Model:
             "vocabulary": int(model.vocab_size),
             "max_tokens": self.max_tokens,
             "weights": "int8" if model.weight_dtype else "f32",
-            "pooling": names[int(model.pooling)],
+            "pooling": poolings[int(model.pooling)],
             "normalized": bool(model.normalize),
             "isa": self.isa,
             "engine": self.engine,

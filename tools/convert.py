@@ -1,4 +1,4 @@
-"""Convert a Hugging Face or sentence-transformers directory of BERT to a `.tbrt` file.
+"""Convert a Hugging Face or sentence-transformers directory of an encoder to a `.tbrt` file.
 
 Usage:
     python -m tools.convert DIRECTORY --out model.tbrt
@@ -70,7 +70,7 @@ def convert(
     """Convert the checkpoint in `directory` to the file `out`.
 
     Args:
-        directory: Hugging Face or sentence-transformers directory of a BERT encoder.
+        directory: Hugging Face or sentence-transformers directory of an encoder, see `architectures`.
         out: the `.tbrt` file.
         dtype: "int8" or "f32".
         pooling: "cls", "mean" or "max", in place of what the directory says; needed where it says nothing.
@@ -106,7 +106,7 @@ def convert(
     tensors, config = _tokenizer_tensors(tokenizer)
     config.update(_encoder_fields(encoder, dtype))
     config.update(pooling=layout.POOLINGS[pooling], normalize=int(normalize), max_tokens=limit)
-    weights = read_weights(embedding.transformer)
+    weights = read_weights(embedding.transformer, encoder.architecture)
     weight_tensors, reports = _weight_tensors(weights, encoder, len(tokenizer.pieces), dtype == "int8")
     tensors.update(weight_tensors)
     notes += weights.check_rest()
@@ -155,13 +155,13 @@ def _embedding_kind(
 def _max_tokens(embedding: Embedding, tokenizer: WordPieceTokenizer, encoder: EncoderConfig, asked: int | None) -> int:
     if asked is not None:
         if not 2 <= asked <= encoder.max_positions:
-            raise ConversionError(f"max_tokens is {asked}; it must be from 2 to max_position_embeddings = {encoder.max_positions}")
+            raise ConversionError(f"max_tokens is {asked}; it must be from 2 to the number of positions, {encoder.max_positions}")
         return asked
     if embedding.max_tokens is not None:
         path = embedding.transformer / "sentence_bert_config.json"
         if not 2 <= embedding.max_tokens <= encoder.max_positions:
             raise ConversionError(
-                f"{path}: max_seq_length is {embedding.max_tokens}; it must be from 2 to max_position_embeddings ="
+                f"{path}: max_seq_length is {embedding.max_tokens}; it must be from 2 to the number of positions,"
                 f" {encoder.max_positions}: say --max-tokens"
             )
         return embedding.max_tokens
@@ -185,8 +185,8 @@ def _check_vocabulary(
 
 def _encoder_fields(encoder: EncoderConfig, dtype: str) -> dict[str, int]:
     return {
-        "architecture": layout.ARCHITECTURES["bert"],
-        "num_layers": encoder.num_layers,
+        "architecture": layout.ARCHITECTURES[encoder.architecture.name],
+        "num_layers": encoder.num_layers * max(encoder.inner_layers, 1),
         "hidden_size": encoder.hidden_size,
         "num_heads": encoder.num_heads,
         "intermediate_size": encoder.intermediate_size,
@@ -195,6 +195,9 @@ def _encoder_fields(encoder: EncoderConfig, dtype: str) -> dict[str, int]:
         "activation": layout.ACTIVATIONS[encoder.activation],
         "weight_dtype": layout.WEIGHT_DTYPES[dtype],
         "layer_norm_eps_bits": int(np.float32(encoder.layer_norm_eps).view(np.int32)),
+        "embedding_size": encoder.embedding_size,
+        "stored_layers": encoder.groups * encoder.inner_layers,
+        "inner_layers": encoder.inner_layers,
     }
 
 
@@ -231,18 +234,19 @@ def _weight_tensors(
 ) -> tuple[dict[str, np.ndarray], list[TensorReport]]:
     tensors: dict[str, np.ndarray] = {}
     reports: list[TensorReport] = []
+    kind = encoder.architecture
     hidden, inner, heads = encoder.hidden_size, encoder.intermediate_size, encoder.num_heads
+    embedding = encoder.embedding_size or hidden
     width = layout.head_width(hidden, heads)
 
-    def table(name: str, source: str, rows: int, used: int) -> None:
-        values = weights.take(source, rows, hidden)[:used]
+    def table(name: str, source: str, values: np.ndarray) -> None:
         made, errors = quantize.table_tensors(name, values, int8)
         tensors.update(made)
         reports.extend(TensorReport(source, values.shape, error) for error in errors)
 
-    def norm(name: str, source: str) -> None:
+    def norm(name: str, source: str, size: int) -> None:
         for part in ("weight", "bias"):
-            tensors[f"{name}.{part}"] = quantize.pad_vector(weights.take(f"{source}.{part}", hidden), layout.COLUMN_MULTIPLE)
+            tensors[f"{name}.{part}"] = quantize.pad_vector(weights.take(f"{source}.{part}", size), layout.COLUMN_MULTIPLE)
 
     def linear(name: str, sources: list[str], outputs: int, inputs: int) -> None:
         parts = [weights.take(f"{source}.weight", outputs, inputs) for source in sources]
@@ -258,18 +262,27 @@ def _weight_tensors(
             for source, error in zip(sources, errors, strict=True):
                 reports.append(TensorReport(f"{source}.weight", (outputs, inputs), error))
 
-    table("embeddings.word", "embeddings.word_embeddings.weight", encoder.vocab_size, vocab_size)
-    table("embeddings.position", "embeddings.position_embeddings.weight", encoder.max_positions, encoder.max_positions)
-    table("embeddings.type", "embeddings.token_type_embeddings.weight", encoder.type_vocab_size, encoder.type_vocab_size)
-    norm("embeddings.norm", "embeddings.LayerNorm")
-    for layer in range(encoder.num_layers):
-        name, source = f"layers.{layer}", f"encoder.layer.{layer}"
-        linear(f"{name}.attention.qkv", [f"{source}.attention.self.{part}" for part in ("query", "key", "value")], hidden, hidden)
-        linear(f"{name}.attention.output", [f"{source}.attention.output.dense"], hidden, hidden)
-        norm(f"{name}.attention.norm", f"{source}.attention.output.LayerNorm")
-        linear(f"{name}.ffn.in", [f"{source}.intermediate.dense"], inner, hidden)
-        linear(f"{name}.ffn.out", [f"{source}.output.dense"], hidden, inner)
-        norm(f"{name}.ffn.norm", f"{source}.output.LayerNorm")
+    words = weights.take("embeddings.word_embeddings.weight", encoder.vocab_size, embedding)
+    table("embeddings.word", "embeddings.word_embeddings.weight", words[:vocab_size])
+    rows = encoder.positions_begin + encoder.max_positions
+    positions = weights.take("embeddings.position_embeddings.weight", rows, embedding)
+    table("embeddings.position", "embeddings.position_embeddings.weight", positions[encoder.positions_begin :])
+    if kind.types:
+        source = "embeddings.token_type_embeddings.weight"
+        table("embeddings.type", source, weights.take(source, encoder.type_vocab_size, embedding))
+    else:
+        tensors.update(quantize.table_tensors("embeddings.type", np.zeros((1, embedding), np.float32), int8)[0])
+    norm("embeddings.norm", "embeddings.LayerNorm", embedding)
+    if encoder.embedding_size:
+        linear("embeddings.project", [kind.project], hidden, embedding)
+    sizes = {"attention.qkv": (hidden, hidden), "attention.output": (hidden, hidden), "ffn.in": (inner, hidden), "ffn.out": (hidden, inner)}
+    for layer in range(encoder.groups * encoder.inner_layers or encoder.num_layers):
+        group, member = divmod(layer, encoder.inner_layers or 1)
+        name, source = f"layers.{layer}", kind.layer.format(layer=layer, group=group, inner=member)
+        for part, (outputs, inputs) in sizes.items():
+            linear(f"{name}.{part}", [f"{source}.{each}" for each in kind.linears[part]], outputs, inputs)
+        for part, norm_source in kind.norms.items():
+            norm(f"{name}.{part}", f"{source}.{norm_source}", hidden)
     return tensors, reports
 
 
@@ -299,7 +312,7 @@ def format_report(report: ConversionReport, show: int | None = 10) -> str:
 
 def parser(prog: str) -> argparse.ArgumentParser:
     """The command line."""
-    command = OneLineParser(prog=prog, description="Convert a Hugging Face directory of BERT to a .tbrt file.")
+    command = OneLineParser(prog=prog, description="Convert a Hugging Face directory of an encoder to a .tbrt file.")
     command.add_argument("directory", type=Path, help="Hugging Face or sentence-transformers directory")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .tbrt file to write")
     command.add_argument("--dtype", choices=DTYPES, default="int8", help="weights in the file (default: int8)")

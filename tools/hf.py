@@ -1,4 +1,4 @@
-"""Read Hugging Face and sentence-transformers directories of BERT: configuration, modules and weights.
+"""Read Hugging Face and sentence-transformers directories of encoders: configuration, modules and weights.
 
 What is not understood is refused with a ConversionError that names the file and the field; nothing is guessed.
 """
@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from tinybert_rt.format import layout
+
+from .architectures import ARCHITECTURES, Architecture
 
 # transformers' names of activations: ACT2FN in transformers/activations.py.
 _ACTIVATIONS = {
@@ -34,8 +36,13 @@ class ConversionError(Exception):
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The fields of config.json that say what BERT computes."""
+    """The fields of config.json that say what an encoder computes.
 
+    `max_positions` counts the positions that tokens can have; `positions_begin` rows of the table lie before them. `embedding_size`
+    is 0 where embeddings are not projected; `groups` of `inner_layers` layers each are in the checkpoint where layers are shared.
+    """
+
+    architecture: Architecture
     num_layers: int
     hidden_size: int
     num_heads: int
@@ -46,6 +53,10 @@ class EncoderConfig:
     activation: str
     layer_norm_eps: float
     name: str
+    positions_begin: int = 0
+    embedding_size: int = 0
+    groups: int = 0
+    inner_layers: int = 0
 
 
 @dataclass
@@ -81,44 +92,71 @@ def read_json_object(path: Path, required: bool = True) -> dict[str, Any]:
 
 
 def read_config(directory: Path) -> EncoderConfig:
-    """config.json of a BERT encoder."""
+    """config.json of an encoder."""
     path = directory / "config.json"
     values = read_json_object(path)
-    if values.get("model_type") != "bert":
-        raise ConversionError(f"{path}: model_type is {values.get('model_type')!r}; only 'bert' is supported")
+    architecture = ARCHITECTURES.get(str(values.get("model_type")))
+    if architecture is None:
+        raise ConversionError(f"{path}: model_type is {values.get('model_type')!r}; supported: {', '.join(ARCHITECTURES)}")
     position = values.get("position_embedding_type") or "absolute"
     if position != "absolute":
         raise ConversionError(f"{path}: position_embedding_type is {position!r}; only 'absolute' is supported")
-    activation = values.get("hidden_act", "gelu")
-    if activation not in _ACTIVATIONS:
-        raise ConversionError(f"{path}: hidden_act is {activation!r}; supported: {', '.join(_ACTIVATIONS)}")
+
+    def value(name: str, default: object = None) -> object:
+        if name in architecture.fixed:
+            return architecture.fixed[name]
+        return values.get(architecture.key(name), architecture.defaults.get(name, default))
+
+    activation = value("hidden_act", "gelu")
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
+        raise ConversionError(f"{path}: {architecture.key('hidden_act')} is {activation!r}; supported: {', '.join(_ACTIVATIONS)}")
     for name in ("is_decoder", "add_cross_attention"):
         if values.get(name):
             raise ConversionError(f"{path}: {name} is {values[name]!r}; only encoders are supported")
 
-    def size(name: str, largest: int, default: int | None = None) -> int:
-        value = values.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-            raise ConversionError(f"{path}: {name} is {value!r}; it must be an integer from 1 to {largest}")
-        return value
+    def size(name: str, largest: int, default: int | None = None, smallest: int = 1) -> int:
+        found = value(name, default)
+        if isinstance(found, bool) or not isinstance(found, int) or not smallest <= found <= largest:
+            raise ConversionError(f"{path}: {architecture.key(name)} is {found!r}; it must be an integer from {smallest} to {largest}")
+        return found
 
-    eps = values.get("layer_norm_eps", 1e-12)
+    eps = value("layer_norm_eps", 1e-12)
     if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 < eps < 1:
         raise ConversionError(f"{path}: layer_norm_eps is {eps!r}; it must be a number between 0 and 1")
+    begin = size("pad_token_id", layout.MAX_VOCAB_SIZE, 1, 0) + 1 if architecture.positions_begin == "pad" else 0
+    positions = size("max_position_embeddings", layout.MAX_POSITIONS)
+    if positions - begin < 2:
+        raise ConversionError(f"{path}: max_position_embeddings is {positions}, of which {begin} come before the first token's")
+    hidden = size("hidden_size", layout.MAX_HIDDEN_SIZE)
+    embedding = size("embedding_size", layout.MAX_HIDDEN_SIZE, 128) if architecture.project else hidden
+    sharing = architecture.shares_layers
     config = EncoderConfig(
+        architecture=architecture,
         num_layers=size("num_hidden_layers", layout.MAX_LAYERS),
-        hidden_size=size("hidden_size", layout.MAX_HIDDEN_SIZE),
+        hidden_size=hidden,
         num_heads=size("num_attention_heads", layout.MAX_HIDDEN_SIZE),
         intermediate_size=size("intermediate_size", layout.MAX_DEPTH),
         vocab_size=size("vocab_size", layout.MAX_VOCAB_SIZE),
-        max_positions=size("max_position_embeddings", layout.MAX_POSITIONS),
+        max_positions=positions - begin,
         type_vocab_size=size("type_vocab_size", layout.MAX_TYPES, 2),
         activation=_ACTIVATIONS[activation],
         layer_norm_eps=float(eps),
         name=str(values.get("_name_or_path") or ""),
+        positions_begin=begin,
+        embedding_size=embedding if embedding != hidden or architecture.always_projected else 0,
+        groups=size("num_hidden_groups", layout.MAX_LAYERS, 1) if sharing else 0,
+        inner_layers=size("inner_group_num", layout.MAX_LAYERS, 1) if sharing else 0,
     )
     if config.hidden_size % config.num_heads:
-        raise ConversionError(f"{path}: hidden_size {config.hidden_size} is not divisible by num_attention_heads {config.num_heads}")
+        raise ConversionError(
+            f"{path}: {architecture.key('hidden_size')} {config.hidden_size} is not divisible by "
+            f"{architecture.key('num_attention_heads')} {config.num_heads}"
+        )
+    if config.groups > config.num_layers or config.num_layers * max(config.inner_layers, 1) > layout.MAX_LAYERS:
+        raise ConversionError(
+            f"{path}: num_hidden_groups {config.groups} and inner_group_num {config.inner_layers} do not fit {config.num_layers} layers "
+            f"(there may be {layout.MAX_LAYERS} in all)"
+        )
     return config
 
 
@@ -172,13 +210,16 @@ def _read_pooling(path: Path) -> str:
 
 
 class Weights:
-    """The tensors of a checkpoint, by their names in `BertModel`: without the prefix "bert." and with modern norm names."""
+    """The tensors of a checkpoint, by their names in the bare encoder: without the architecture's prefix and with modern norm names."""
 
-    def __init__(self, path: Path, tensors: dict[str, np.ndarray]) -> None:
+    def __init__(self, path: Path, tensors: dict[str, np.ndarray], architecture: Architecture) -> None:
         self.path = path
-        self.unread = {_modern_name(name): array for name, array in tensors.items()}
+        self._architecture = architecture
+        self.unread = {_modern_name(name, architecture.prefix): array for name, array in tensors.items()}
         if len(self.unread) != len(tensors):
-            raise ConversionError(f"{path}: a tensor is there twice, with and without the prefix 'bert.' or under an old name")
+            raise ConversionError(
+                f"{path}: a tensor is there twice, with and without the prefix {architecture.prefix!r} or under an old name"
+            )
 
     def take(self, name: str, *shape: int) -> np.ndarray:
         """The float tensor `name` as float32 or float64. Raises ConversionError when it is missing, misshapen or not finite."""
@@ -199,35 +240,33 @@ class Weights:
 
     def check_rest(self) -> list[str]:
         """Notes on what was left; raises ConversionError for tensors that would change the result."""
-        notes = []
-        self.unread.pop("embeddings.position_ids", None)
-        for prefix, what in (("pooler.", "the pooler"), ("cls.", "the pretraining heads")):
-            names = [name for name in self.unread if name.startswith(prefix)]
-            for name in names:
-                del self.unread[name]
-            if names:
-                notes.append(f"{self.path.name}: {what} ({', '.join(names)}): ignored, sentence vectors do not use it")
+        for buffer in ("embeddings.position_ids", "embeddings.token_type_ids"):
+            self.unread.pop(buffer, None)
+        heads = [name for name in self.unread if name.startswith(self._architecture.heads)]
+        for name in heads:
+            del self.unread[name]
         if self.unread:
-            raise ConversionError(f"{self.path}: tensor {next(iter(self.unread))!r} is not part of a BERT encoder")
-        return notes
+            name = self._architecture.name
+            raise ConversionError(f"{self.path}: tensor {next(iter(self.unread))!r} is not part of an encoder of the kind {name!r}")
+        return [f"{self.path.name}: heads ({', '.join(heads)}): ignored, sentence vectors do not use them"] if heads else []
 
 
-def _modern_name(name: str) -> str:
-    name = name.removeprefix("bert.")
+def _modern_name(name: str, prefix: str) -> str:
+    name = name.removeprefix(prefix)
     for old, new in ((".LayerNorm.gamma", ".LayerNorm.weight"), (".LayerNorm.beta", ".LayerNorm.bias")):
         if name.endswith(old):
             name = name.removesuffix(old) + new
     return name
 
 
-def read_weights(directory: Path) -> Weights:
+def read_weights(directory: Path, architecture: Architecture) -> Weights:
     """model.safetensors, else pytorch_model.bin (which needs torch)."""
     path = directory / "model.safetensors"
     if path.exists():
-        return Weights(path, _read_safetensors(path))
+        return Weights(path, _read_safetensors(path), architecture)
     path = directory / "pytorch_model.bin"
     if path.exists():
-        return Weights(path, _read_torch(path))
+        return Weights(path, _read_torch(path), architecture)
     for path in (directory / "model.safetensors.index.json", directory / "pytorch_model.bin.index.json"):
         if path.exists():
             raise ConversionError(f"{path}: weights in several files are not supported; save them as one model.safetensors")

@@ -106,6 +106,7 @@ static void test_opening(const char *path) {
         CHECK(tbrt_model_open(path, &options, &model, &error) == TBRT_OK && error.status == TBRT_OK && error.message[0] == '\0');
         tbrt_model_info info = TBRT_MODEL_INFO_INIT;
         CHECK(tbrt_model_get_info(model, &info) == TBRT_OK && strcmp(info.isa, options.isa) == 0 && info.dim > 0);
+        CHECK(strcmp(info.architecture, "bert") == 0 && strcmp(info.pooling, "mean") == 0);
         CHECK(info.header[0] == '{' && info.header_size < info.file_size);
         const char *piece;
         size_t size;

@@ -11,7 +11,7 @@ from tinybert_rt.aot.targets import Target
 from tinybert_rt.encoder.structs import GROUP_TEXTS, SEMAPHORE_BYTES
 from tinybert_rt.engine import abi
 from tinybert_rt.engine.cpus import MAX_THREADS
-from tinybert_rt.format.layout import MAX_TENSORS, POOLINGS
+from tinybert_rt.format.layout import ARCHITECTURES, MAX_TENSORS, POOLINGS
 from tinybert_rt.format.structs import MODEL_BYTES
 from tinybert_rt.isa.levels import IsaLevel
 from tinybert_rt.text.limits import TRUNCATIONS
@@ -66,11 +66,14 @@ def public_header() -> str:
     return re.sub(r"@([A-Z_]+)@", lambda match: values[match[1]], text)
 
 
+def _names(numbers: dict[str, int]) -> str:
+    """C strings in the order of their numbers, with "?" for a number that has no name."""
+    names = {number: name for name, number in numbers.items()}
+    return ", ".join(f'"{names.get(number, "?")}"' for number in range(max(names) + 1))
+
+
 def kernels_header() -> str:
     """`kernels.h`: the structs that the shim shares with the kernels, and the kernels' limits."""
-    poolings = ['"?"'] * (max(POOLINGS.values()) + 1)
-    for name, number in POOLINGS.items():
-        poolings[number] = f'"{name}"'
     constants = {
         "TBRT_KERNEL_ABI": f'"{abi.digest()}"',
         "TBRT_MODEL_BYTES": MODEL_BYTES,
@@ -79,7 +82,8 @@ def kernels_header() -> str:
         "TBRT_GROUP_TEXTS": GROUP_TEXTS,
         "TBRT_SEMAPHORE_BYTES": SEMAPHORE_BYTES,
         "TBRT_TRUNCATION_COUNT": len(TRUNCATIONS),
-        "TBRT_POOLING_NAMES": ", ".join(poolings),
+        "TBRT_POOLING_NAMES": _names(POOLINGS),
+        "TBRT_ARCHITECTURE_NAMES": _names(ARCHITECTURES),
     }
     defines = "".join(f"#define {name} {value}\n" for name, value in constants.items())
     return f"#ifndef TBRT_KERNELS_H\n#define TBRT_KERNELS_H\n#include <stdint.h>\n\n{defines}\n{abi.c_structs()}\n{abi.c_table()}\n#endif\n"

@@ -142,6 +142,7 @@ void tbrt_model_close(tbrt_model *model) {
 
 int tbrt_model_get_info(const tbrt_model *model, tbrt_model_info *info) {
     static const char *const poolings[] = {TBRT_POOLING_NAMES};
+    static const char *const architectures[] = {TBRT_ARCHITECTURE_NAMES};
     if (model == NULL)
         return TBRT_INVALID_ARGUMENT;
     const kernel_model *kernel = model->kernel;
@@ -164,6 +165,7 @@ int tbrt_model_get_info(const tbrt_model *model, tbrt_model_info *info) {
         .header = (const char *)model->data + 8,
         .header_size = (size_t)header_size,
         .file_size = model->size,
+        .architecture = architectures[kernel->architecture],
     };
     return tbrt_write_struct(info, &known, sizeof known);
 }

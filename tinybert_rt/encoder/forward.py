@@ -94,21 +94,20 @@ def _quantize_rows(model, x, width, part, q_width, first, last):  # type: ignore
 
 
 @kernel
-def _norm_rows(session, part, norm, first, last):  # type: ignore[no-untyped-def]
-    """Layer normalization of rows in place, and their quantization while they are in the cache."""
+def _norm_rows(session, x, size, width, part, norm, first, last):  # type: ignore[no-untyped-def]
+    """Layer normalization of rows of x in place, and their quantization while they are in the cache."""
     model = session.model
-    width = model.hidden_width
     for row in range(first, last):
-        x = part.x + row * width * 4
-        layer_norm_row(x, model.hidden_size, width, norm, model.layer_norm_eps, x)
-        _quantize_rows(model, part.x, width, part, session.q_width, row, row + 1)
+        at = x + row * width * 4
+        layer_norm_row(at, size, width, norm, model.layer_norm_eps, at)
+        _quantize_rows(model, x, width, part, session.q_width, row, row + 1)
 
 
 @kernel
-def _embed(session, request, part, first, last):  # type: ignore[no-untyped-def]
-    """Rows first … last−1 of the chunk: embedding sums, to part.x."""
+def _embed(session, request, part, x, first, last):  # type: ignore[no-untyped-def]
+    """Rows first … last−1 of the chunk: embedding sums, to x."""
     model = session.model
-    width = model.hidden_width
+    width = model.embedding_width
     texts = part.last_text - part.first_text
     for text in range(texts):
         start = load_i64(part.row_starts + 8 * text)
@@ -119,7 +118,19 @@ def _embed(session, request, part, first, last):  # type: ignore[no-untyped-def]
             if request.types != 0:
                 token_type = load_u8(request.types + offset + row)
             token = load_i32(request.ids + 4 * (offset + row))
-            embed_row(model, token, row - start, token_type, part.x + row * width * 4)
+            embed_row(model, token, row - start, token_type, x + row * width * 4)
+
+
+@kernel
+def _project(session, local, part, rows, worker, workers):  # type: ignore[no-untyped-def]
+    """Normalized embeddings in part.heads and part.q into hidden states in part.x (ELECTRA, ALBERT)."""
+    model = session.model
+    int8 = model.weight_dtype == _INT8
+    x = part.q if int8 else part.heads
+    x_stride = session.q_width if int8 else model.embedding_width * 4
+    _target_rows(local.target, part.x, model.hidden_width, 0, 0)
+    _linear(session, local, x, x_stride, part.scales, part.zeros, rows, model.embedding_project, local.target, PLAIN, worker, workers)
+    meet(session, local, workers, EMBED)
 
 
 @kernel
@@ -190,7 +201,7 @@ def _layer(session, local, part, layer, rows, worker, workers):  # type: ignore[
     _target_rows(target, part.x, width, part.x, row)
     _linear(session, local, context, context_stride, scales, zeros, end - row, layer.attention_output, target, RESIDUAL, rank, team)
     meet(session, local, team, ATTENTION_OUTPUT)
-    _norm_rows(session, part, layer.attention_norm, first, last)
+    _norm_rows(session, part.x, model.hidden_size, width, part, layer.attention_norm, first, last)
     meet(session, local, team, NORM)
 
     inner_width = model.intermediate_width
@@ -212,7 +223,7 @@ def _layer(session, local, part, layer, rows, worker, workers):  # type: ignore[
         zeros = inner.inner_zeros
         _linear(session, local, inner_x, inner_stride, scales, zeros, count, layer.ffn_out, target, RESIDUAL, rank, team)
         meet(session, local, team, FFN_OUT)
-    _norm_rows(session, part, layer.ffn_norm, first, last)
+    _norm_rows(session, part.x, model.hidden_size, width, part, layer.ffn_norm, first, last)
     meet(session, local, team, NORM)
 
 
@@ -284,9 +295,14 @@ def forward(session, request, part, local, first_text, last_text, worker, worker
     meet(session, local, workers, NO_STAGE)
     rows = load_i64(part.row_starts + 8 * (last_text - first_text))
     first, last = share(rows, worker, workers)
-    _embed(session, request, part, first, last)
-    _norm_rows(session, part, model.embedding_norm, first, last)
+    x = part.heads if model.projected != 0 else part.x
+    _embed(session, request, part, x, first, last)
+    _norm_rows(session, x, model.embedding_size, model.embedding_width, part, model.embedding_norm, first, last)
     meet(session, local, workers, EMBED)
+    if model.projected != 0:
+        _project(session, local, part, rows, worker, workers)
+        _quantize_rows(model, part.x, model.hidden_width, part, session.q_width, first, last)
+        meet(session, local, workers, EMBED)
     for index in range(model.num_layers):
         _layer(session, local, part, model.layers[index], rows, worker, workers)
     if rows_apart(rows, workers):

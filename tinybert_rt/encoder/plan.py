@@ -49,7 +49,7 @@ def plan_session(session, model, arena, workers):  # type: ignore[no-untyped-def
     session.head_width = head_width
     session.head_slots = (part_width + head_width - 1) // head_width
     session.context_width = part_width
-    session.q_width = max(model.hidden_width, part_width)
+    session.q_width = max(model.hidden_width, part_width, model.embedding_width)
     session.inner_rows = INNER_ROWS
     session.attention_tokens = chunk
     session.n_chunks = 0
@@ -94,7 +94,9 @@ def _plan_slice(session, model, part, cursor, place):  # type: ignore[no-untyped
     zeros = take(scales, rows * 4)
     heads = take(zeros, rows * 4)
     # The last head's keys and values are read up to a whole tile behind the last row.
-    context = take(heads, (3 * session.head_slots * rows + _KEY_MULTIPLE) * session.head_width * 4 + 64)
+    # Embeddings that are projected lie there before the first layer.
+    heads_bytes = (3 * session.head_slots * rows + _KEY_MULTIPLE) * session.head_width * 4 + 64
+    context = take(heads, max(heads_bytes, model.projected * rows * model.embedding_width * 4))
     inner = take(context, rows * session.context_width * 4)
     inner_q = take(inner, session.inner_rows * model.intermediate_width * 4)
     inner_scales = take(inner_q, session.inner_rows * model.intermediate_width)

@@ -63,10 +63,15 @@ CONFIG_FIELDS = (
     "trie_nodes",
     "added_tokens",
     "pieces_bytes",
+    "embedding_size",
+    "stored_layers",
+    "inner_layers",
 )
+"""Fields are only ever added at the end, with 0 for what files without them mean."""
+
 CONFIG_INDEX = {name: index for index, name in enumerate(CONFIG_FIELDS)}
 
-ARCHITECTURES = {"bert": 1}
+ARCHITECTURES = {"bert": 1, "roberta": 2, "distilbert": 3, "albert": 4, "electra": 5}
 WEIGHT_DTYPES = {"f32": 0, "int8": 1}
 POOLINGS = {"cls": 1, "mean": 2, "max": 3}
 TOKENIZER_KINDS = {"wordpiece": 1}
@@ -107,6 +112,9 @@ CONFIG_RANGES: dict[str, tuple[int, int]] = {
     "trie_nodes": (1, MAX_TRIE_NODES),
     "added_tokens": (0, MAX_VOCAB_SIZE),
     "pieces_bytes": (1, MAX_PIECES_BYTES),
+    "embedding_size": (0, MAX_HIDDEN_SIZE),
+    "stored_layers": (0, MAX_LAYERS),
+    "inner_layers": (0, MAX_LAYERS),
 }
 CONFIG_KINDS = ("architecture", "activation", "weight_dtype", "pooling", "normalize", "tokenizer_kind", "tokenizer_flags")
 """Fields that choose among kinds: a value out of range is one that a later release may know."""
@@ -130,11 +138,30 @@ def head_width(hidden_size: int, num_heads: int) -> int:
 HEADS_WIDTH = "heads_width"
 """A size that follows from the configuration: num_heads · head_width."""
 
+EMBEDDING_COLUMNS = "embedding_columns"
+"""A size that follows from the configuration: embedding_size, or hidden_size where that is 0."""
+
+
+def stored_layers(config: dict[str, int]) -> int:
+    """Encoder layers in the file: `stored_layers`, or num_layers where that is 0."""
+    return config["stored_layers"] or config["num_layers"]
+
+
+def layer_source(config: dict[str, int], layer: int) -> int:
+    """Which stored layer runs as layer number `layer`.
+
+    ALBERT's groups share (Lan et al. 2020, section 3.1): `inner_layers` consecutive layers are one block; the blocks are divided
+    evenly among the stored ones, as transformers' AlbertTransformer does.
+    """
+    stored, inner = stored_layers(config), config["inner_layers"] or 1
+    blocks, groups = config["num_layers"] // inner, stored // inner
+    return layer // inner * groups // blocks * inner + layer % inner
+
 
 class Dimension(NamedTuple):
     """One dimension of a tensor: factor · pad(max(size, 1) + plus, multiple) / divisor.
 
-    `size` is a config field or HEADS_WIDTH; without a name it counts as 0, so that `plus` is the dimension.
+    `size` is a config field, HEADS_WIDTH or EMBEDDING_COLUMNS; without a name it counts as 0, so that `plus` is the dimension.
     """
 
     size: str
@@ -144,7 +171,7 @@ class Dimension(NamedTuple):
     divisor: int = 1
 
     def of(self, sizes: dict[str, int]) -> int:
-        """The dimension for the config's fields and HEADS_WIDTH."""
+        """The dimension for the config's fields, HEADS_WIDTH and EMBEDDING_COLUMNS."""
         value = (max(sizes[self.size], 1) if self.size else 0) + self.plus
         return self.factor * pad(value, self.multiple) // self.divisor
 
@@ -158,9 +185,17 @@ class TensorRule(NamedTuple):
     weight_dtype: int | None = None
     """The `weight_dtype` of the files that have this tensor; None: all."""
 
+    field: str = ""
+    """The config field that is not 0 in the files that have this tensor; "": all."""
+
+    def belongs(self, config: dict[str, int]) -> bool:
+        """Whether files of this configuration have the tensor."""
+        return self.weight_dtype in (None, config["weight_dtype"]) and (not self.field or config[self.field] != 0)
+
 
 # Name → inputs, outputs of one part, parts side by side.
 _LINEARS = {
+    "embeddings.project": (EMBEDDING_COLUMNS, "hidden_size", 1),
     "attention.qkv": ("hidden_size", HEADS_WIDTH, 3),
     "attention.output": (HEADS_WIDTH, "hidden_size", 1),
     "ffn.in": ("hidden_size", "intermediate_size", 1),
@@ -176,10 +211,12 @@ def layer_linears(hidden_size: int, intermediate_size: int, num_heads: int) -> d
     """
     sizes = {"hidden_size": hidden_size, "intermediate_size": intermediate_size}
     sizes[HEADS_WIDTH] = num_heads * head_width(hidden_size, num_heads)
-    return {name: (sizes[inputs], sizes[outputs], parts) for name, (inputs, outputs, parts) in _LINEARS.items()}
+    named = {name: parts for name, parts in _LINEARS.items() if not name.startswith("embeddings.")}
+    return {name: (sizes[inputs], sizes[outputs], parts) for name, (inputs, outputs, parts) in named.items()}
 
 
 _HIDDEN = Dimension("hidden_size", multiple=COLUMN_MULTIPLE)
+_EMBEDDING = Dimension(EMBEDDING_COLUMNS, multiple=COLUMN_MULTIPLE)
 _F32, _INT8 = WEIGHT_DTYPES["f32"], WEIGHT_DTYPES["int8"]
 
 
@@ -189,27 +226,27 @@ def _number(value: int) -> Dimension:
 
 def _table(name: str, rows: str) -> list[TensorRule]:
     return [
-        TensorRule(name, "I8", (Dimension(rows), _HIDDEN), _INT8),
+        TensorRule(name, "I8", (Dimension(rows), _EMBEDDING), _INT8),
         TensorRule(f"{name}.scale", "F32", (Dimension(rows, multiple=LANES),), _INT8),
-        TensorRule(name, "F32", (Dimension(rows), _HIDDEN), _F32),
+        TensorRule(name, "F32", (Dimension(rows), _EMBEDDING), _F32),
     ]
 
 
-def _norm(name: str) -> list[TensorRule]:
-    return [TensorRule(f"{name}.weight", "F32", (_HIDDEN,)), TensorRule(f"{name}.bias", "F32", (_HIDDEN,))]
+def _norm(name: str, width: Dimension = _HIDDEN) -> list[TensorRule]:
+    return [TensorRule(f"{name}.weight", "F32", (width,)), TensorRule(f"{name}.bias", "F32", (width,))]
 
 
-def _linear(name: str) -> list[TensorRule]:
+def _linear(name: str, field: str = "") -> list[TensorRule]:
     inputs, outputs, parts = _LINEARS[name]
     columns = Dimension(outputs, multiple=COLUMN_MULTIPLE, factor=parts)
     blocks = columns._replace(divisor=LANES)
     groups = Dimension(inputs, multiple=DEPTH_GROUP, divisor=DEPTH_GROUP)
     return [
-        TensorRule(f"{name}.weight", "I8", (blocks, groups, _number(LANES), _number(DEPTH_GROUP)), _INT8),
-        TensorRule(f"{name}.scale", "F32", (columns,), _INT8),
-        TensorRule(f"{name}.column_sum", "I32", (columns,), _INT8),
-        TensorRule(f"{name}.weight", "F32", (blocks, Dimension(inputs), _number(LANES)), _F32),
-        TensorRule(f"{name}.bias", "F32", (columns,)),
+        TensorRule(f"{name}.weight", "I8", (blocks, groups, _number(LANES), _number(DEPTH_GROUP)), _INT8, field),
+        TensorRule(f"{name}.scale", "F32", (columns,), _INT8, field),
+        TensorRule(f"{name}.column_sum", "I32", (columns,), _INT8, field),
+        TensorRule(f"{name}.weight", "F32", (blocks, Dimension(inputs), _number(LANES)), _F32, field),
+        TensorRule(f"{name}.bias", "F32", (columns,), None, field),
     ]
 
 
@@ -222,7 +259,8 @@ GLOBAL_RULES: tuple[TensorRule, ...] = (
     *_table("embeddings.word", "vocab_size"),
     *_table("embeddings.position", "max_positions"),
     *_table("embeddings.type", "type_vocab_size"),
-    *_norm("embeddings.norm"),
+    *_norm("embeddings.norm", _EMBEDDING),
+    *_linear("embeddings.project", "embedding_size"),
 )
 """The tensors before the layers, in file order."""
 
@@ -237,14 +275,14 @@ LAYER_RULES: tuple[TensorRule, ...] = (
 """The tensors of each layer, in file order."""
 
 
-def tensor_rules(num_layers: int, weight_dtype: int) -> Iterator[tuple[str, TensorRule]]:
-    """Full name and rule of every tensor of a file, in file order."""
+def tensor_rules(config: dict[str, int]) -> Iterator[tuple[str, TensorRule]]:
+    """Full name and rule of every tensor of a file, in file order. `config` maps CONFIG_FIELDS to their values."""
     for rule in GLOBAL_RULES:
-        if rule.weight_dtype in (None, weight_dtype):
+        if rule.belongs(config):
             yield rule.name, rule
-    for layer in range(num_layers):
+    for layer in range(stored_layers(config)):
         for rule in LAYER_RULES:
-            if rule.weight_dtype in (None, weight_dtype):
+            if rule.belongs(config):
                 yield f"layers.{layer}.{rule.name}", rule
 
 
@@ -252,5 +290,5 @@ def tensor_specs(config: dict[str, int]) -> dict[str, tuple[str, tuple[int, ...]
     """Every tensor of a file in file order: name → dtype, shape. `config` maps CONFIG_FIELDS to their values."""
     sizes = dict(config)
     sizes[HEADS_WIDTH] = config["num_heads"] * head_width(config["hidden_size"], config["num_heads"])
-    rules = tensor_rules(config["num_layers"], config["weight_dtype"])
-    return {name: (rule.dtype, tuple(each.of(sizes) for each in rule.shape)) for name, rule in rules}
+    sizes[EMBEDDING_COLUMNS] = config["embedding_size"] or config["hidden_size"]
+    return {name: (rule.dtype, tuple(each.of(sizes) for each in rule.shape)) for name, rule in tensor_rules(config)}

@@ -11,16 +11,17 @@ from __future__ import annotations
 from tinybert_rt.format.layout import COLUMN_MULTIPLE, CONFIG_INDEX, LANES, WEIGHT_DTYPES, layer_linears
 from tinybert_rt.format.reader_contents import ANY_SIGN, NOT_NEGATIVE, check_added, check_floats, check_pieces, check_sums, check_trie
 from tinybert_rt.format.reader_header import entries_at, parse_header
-from tinybert_rt.format.reader_rules import check_tensors, field
+from tinybert_rt.format.reader_rules import check_tensors, embedding_columns, field, layer_source, stored_layers
 from tinybert_rt.format.structs import Layer, Model
 from tinybert_rt.kernels.jit import inline, kernel
-from tinybert_rt.kernels.memory import load_f32
+from tinybert_rt.kernels.memory import load_f32, load_i64, store_i64
 from tinybert_rt.kernels.struct_types import struct_at
 from tinybert_rt.text.prepare import prepare_wordpiece
 
 _INT8 = WEIGHT_DTYPES["int8"]
 _layers_at = struct_at(Layer)
 _MODEL_BYTES = Model.size
+_LAYER_BYTES = Layer.size
 _QKV_PARTS = layer_linears(1, 1, 1)["attention.qkv"][2]
 
 # In file order, see layout.GLOBAL_RULES.
@@ -51,6 +52,7 @@ _MASK_ID = CONFIG_INDEX["mask_id"]
 _TRIE_NODES = CONFIG_INDEX["trie_nodes"]
 _ADDED_TOKENS = CONFIG_INDEX["added_tokens"]
 _PIECES_BYTES = CONFIG_INDEX["pieces_bytes"]
+_EMBEDDING_SIZE = CONFIG_INDEX["embedding_size"]
 
 
 @inline
@@ -78,6 +80,9 @@ def _read_config(config, model):
     model.normalize = field(config, _NORMALIZE)
     model.max_tokens = field(config, _MAX_TOKENS)
     model.layer_norm_eps = load_f32(config + 4 * _EPS_BITS)
+    model.embedding_size = embedding_columns(config)
+    model.embedding_width = _pad(model.embedding_size, COLUMN_MULTIPLE)
+    model.projected = 1 if field(config, _EMBEDDING_SIZE) != 0 else 0
     model.layers = _layers_at(model.address + _MODEL_BYTES)
 
 
@@ -191,6 +196,13 @@ def _open_layer(data, entries, place, model, layer, error):
 
 
 @kernel
+def _copy_layer(source, target):
+    """The same weights for another layer."""
+    for offset in range(0, _LAYER_BYTES, 8):
+        store_i64(target.address + offset, load_i64(source.address + offset))
+
+
+@kernel
 def open_model(data, size, entries, max_entries, model, error):
     """Check a model file in memory and fill `model`, with its layers right behind it.
 
@@ -229,8 +241,15 @@ def open_model(data, size, entries, max_entries, model, error):
     if status == 0:
         status, place = _open_table(data, entries, place, int8, model.type_vocab_size, model.type, error)
     if status == 0:
-        status, place = _open_norm(data, entries, place, model.hidden_size, model.embedding_norm, error)
-    for index in range(model.num_layers):
+        status, place = _open_norm(data, entries, place, model.embedding_size, model.embedding_norm, error)
+    hidden = model.hidden_size
+    if status == 0 and model.projected != 0:
+        size = model.embedding_size
+        status, place = _open_linear(data, entries, place, int8, size, 1, hidden, hidden, hidden, model.embedding_project, error)
+    for index in range(stored_layers(config)):
         if status == 0:
             status, place = _open_layer(data, entries, place, model, model.layers[index], error)
+    # From the last on: a layer is stored at or before the place of every layer that runs it.
+    for index in range(model.num_layers - 1, -1, -1):
+        _copy_layer(model.layers[layer_source(config, index)], model.layers[index])
     return status

@@ -17,6 +17,7 @@ from tinybert_rt.format.layout import (
     CONFIG_SIZE,
     DTYPE_BYTES,
     DTYPE_CODES,
+    EMBEDDING_COLUMNS,
     GLOBAL_RULES,
     HEADS_WIDTH,
     LANES,
@@ -40,6 +41,7 @@ _RANGE = errors.ConfigRangeError.code
 _KIND = errors.UnknownConfigValueError.code
 _RESERVED = errors.ReservedConfigError.code
 _HEADS = errors.HeadSizeError.code
+_SHARING = errors.LayerSharingError.code
 _LIMIT = errors.TokenLimitError.code
 _SPECIAL = errors.SpecialTokenError.code
 
@@ -48,19 +50,23 @@ _GLOBALS = len(GLOBAL_RULES)
 _ALL = len(RULES)
 _FIELDS = len(CONFIG_FIELDS)
 _HEADS_WIDTH = CONFIG_SIZE
+_EMBEDDING_COLUMNS = CONFIG_SIZE + 1
 _NO_SIZE = -1
 
-# A rule: name's offset in the names, its size, dtype, weight_dtype or -1, rank, then per dimension: size, plus, multiple,
-# factor, divisor; int32 each.
+# A rule: name's offset in the names, its size, dtype, weight_dtype or -1, config field or -1, rank, then per dimension: size, plus,
+# multiple, factor, divisor; int32 each.
+_NAME, _NAME_SIZE, _RULE_DTYPE, _RULE_WEIGHTS, _RULE_FIELD, _RULE_RANK, _DIMENSIONS = range(7)
 _DIMENSION_INTS = 5
-_RULE_INTS = 5 + 4 * _DIMENSION_INTS
+_RULE_INTS = _DIMENSIONS + 4 * _DIMENSION_INTS
+_DERIVED_SIZES = {"": _NO_SIZE, HEADS_WIDTH: _HEADS_WIDTH, EMBEDDING_COLUMNS: _EMBEDDING_COLUMNS}
 
 
 def _packed_rule(rule: TensorRule, name_offset: int) -> bytes:
     kind = -1 if rule.weight_dtype is None else rule.weight_dtype
-    numbers = [name_offset, len(rule.name), DTYPE_CODES[rule.dtype], kind, len(rule.shape)]
+    field = CONFIG_INDEX[rule.field] if rule.field else -1
+    numbers = [name_offset, len(rule.name), DTYPE_CODES[rule.dtype], kind, field, len(rule.shape)]
     for each in rule.shape:
-        size = {"": _NO_SIZE, HEADS_WIDTH: _HEADS_WIDTH}.get(each.size, CONFIG_INDEX.get(each.size, _NO_SIZE))
+        size = _DERIVED_SIZES[each.size] if each.size in _DERIVED_SIZES else CONFIG_INDEX[each.size]
         numbers += [size, each.plus, each.multiple, each.factor, each.divisor]
     return struct.pack(f"<{_RULE_INTS}i", *numbers, *[0] * (_RULE_INTS - len(numbers)))
 
@@ -79,6 +85,7 @@ _LAYERS_SIZE = len(b"layers.")
 _HIDDEN_FIELD, _HEADS_FIELD, _MAX_TOKENS_FIELD, _POSITIONS_FIELD, _VOCAB_FIELD, _WEIGHT_FIELD, _LAYERS_FIELD = (
     CONFIG_INDEX[name] for name in ("hidden_size", "num_heads", "max_tokens", "max_positions", "vocab_size", "weight_dtype", "num_layers")
 )
+_EMBEDDING_FIELD, _STORED_FIELD, _INNER_FIELD = (CONFIG_INDEX[name] for name in ("embedding_size", "stored_layers", "inner_layers"))
 
 
 @inline
@@ -95,6 +102,27 @@ def heads_width(config):
 
 
 @kernel
+def embedding_columns(config):
+    """Elements of an embedding: embedding_size, or hidden_size where that is 0."""
+    size = field(config, _EMBEDDING_FIELD)
+    return size if size != 0 else field(config, _HIDDEN_FIELD)
+
+
+@kernel
+def stored_layers(config):
+    """Layers in the file, see `layout`."""
+    stored = field(config, _STORED_FIELD)
+    return stored if stored != 0 else field(config, _LAYERS_FIELD)
+
+
+@kernel
+def layer_source(config, layer):
+    """Which stored layer runs as layer number `layer`, see `layout`."""
+    inner = max(field(config, _INNER_FIELD), 1)
+    return layer // inner * (stored_layers(config) // inner) // (field(config, _LAYERS_FIELD) // inner) * inner + layer % inner
+
+
+@kernel
 def check_config(config, error):
     """Check every element of the tensor "config"; returns a status. In an error, detail is the field and position its value."""
     for index in range(_FIELDS):
@@ -107,6 +135,11 @@ def check_config(config, error):
             return fail(error, _RESERVED, index, field(config, index))
     if field(config, _HIDDEN_FIELD) % field(config, _HEADS_FIELD) != 0 or heads_width(config) > MAX_DEPTH:
         return fail(error, _HEADS, field(config, _HIDDEN_FIELD), field(config, _HEADS_FIELD))
+    layers = field(config, _LAYERS_FIELD)
+    inner = max(field(config, _INNER_FIELD), 1)
+    stored = stored_layers(config)
+    if stored > layers or layers % inner != 0 or stored % inner != 0:
+        return fail(error, _SHARING, stored, layers)
     if field(config, _MAX_TOKENS_FIELD) > field(config, _POSITIONS_FIELD):
         return fail(error, _LIMIT, field(config, _POSITIONS_FIELD), field(config, _MAX_TOKENS_FIELD))
     for i in range(_ID_COUNT):
@@ -124,11 +157,13 @@ def _rule(index):
 @kernel
 def _dimension(rule, axis, config):
     """The size that a rule gives to a dimension: `layout.Dimension.of`."""
-    part = rule + 4 * (5 + axis * _DIMENSION_INTS)
+    part = rule + 4 * (_DIMENSIONS + axis * _DIMENSION_INTS)
     index = load_i32(part)
     value = 0
     if index == _HEADS_WIDTH:
         value = heads_width(config)
+    elif index == _EMBEDDING_COLUMNS:
+        value = embedding_columns(config)
     elif index != _NO_SIZE:
         value = max(field(config, index), 1)
     multiple = load_i32(part + 8)
@@ -161,24 +196,34 @@ def _has_name(data, entry, layer, index):
     found, name = _layer_and_name(data, entry)
     rule = _rule(index)
     size = entry.name_offset + entry.name_size - name
-    return found == layer and size == load_i32(rule + 4) and equal_bytes(data + name, _names() + load_i32(rule), size)
+    known_size = load_i32(rule + 4 * _NAME_SIZE)
+    return found == layer and size == known_size and equal_bytes(data + name, _names() + load_i32(rule + 4 * _NAME), size)
 
 
 @kernel
-def _is_known(data, entry, layers, weights):
-    """Whether the format has a tensor of this name, in a file with so many layers of such weights."""
+def _belongs(config, index):
+    """Whether files of this configuration (0: of any) have the tensor of rule `index`."""
+    if config == 0:
+        return True
+    kind = load_i32(_rule(index) + 4 * _RULE_WEIGHTS)
+    wanted = load_i32(_rule(index) + 4 * _RULE_FIELD)
+    return (kind < 0 or kind == field(config, _WEIGHT_FIELD)) and (wanted < 0 or field(config, wanted) != 0)
+
+
+@kernel
+def _is_known(data, entry, config):
+    """Whether files of this configuration (0: of any) have a tensor of this name."""
     layer, _ = _layer_and_name(data, entry)
-    if layer >= layers:
+    if config != 0 and layer >= stored_layers(config):
         return False
     for index in range(_GLOBALS if layer >= 0 else 0, _ALL if layer >= 0 else _GLOBALS):
-        kind = load_i32(_rule(index) + 12)
-        if (kind < 0 or kind == weights) and _has_name(data, entry, layer, index):
+        if _belongs(config, index) and _has_name(data, entry, layer, index):
             return True
     return False
 
 
 @kernel
-def _explain(data, entries, count, place, layer, index, layers, weights, error):
+def _explain(data, entries, count, place, layer, index, config, error):
     """Why entry `place` is not the tensor of rule `index` in `layer`: duplicate, unknown, out of order, or the other is missing."""
     if place < count:
         entry = entries_at(entries)[place]
@@ -187,7 +232,7 @@ def _explain(data, entries, count, place, layer, index, layers, weights, error):
             earlier = entries_at(entries)[other]
             if earlier.name_size == entry.name_size and equal_bytes(data + earlier.name_offset, data + entry.name_offset, entry.name_size):
                 return fail(error, _DUPLICATE, other, place)
-        if not _is_known(data, entry, layers, weights):
+        if not _is_known(data, entry, config):
             return fail(error, _UNKNOWN, 0, place)
     expected = ((layer + 1) << 16) | index
     for other in range(place, count):
@@ -203,9 +248,9 @@ def _check_entry(entry, index, config, error):
     """Dtype, shape and size of an entry; returns a status."""
     rule = _rule(index)
     name_error(error, entry)
-    if entry.dtype != load_i32(rule + 8):
-        return fail(error, _DTYPE, load_i32(rule + 8), entry.begin)
-    rank = load_i32(rule + 16)
+    if entry.dtype != load_i32(rule + 4 * _RULE_DTYPE):
+        return fail(error, _DTYPE, load_i32(rule + 4 * _RULE_DTYPE), entry.begin)
+    rank = load_i32(rule + 4 * _RULE_RANK)
     if entry.rank != rank:
         return fail(error, _RANK, rank, entry.rank)
     size = load_u8(_dtype_bytes() + entry.dtype)
@@ -231,8 +276,7 @@ def _check_entry(entry, index, config, error):
 def check_tensors(data, entries, count, error):
     """Check the configuration, and that the file has exactly the tensors that it asks for, in order; returns a status."""
     if count < 1 or not _has_name(data, entries_at(entries)[0], -1, 0):
-        # Without a configuration any tensor of any layer may be known.
-        return _explain(data, entries, count, 0, -1, 0, 1 << 30, 1, error)
+        return _explain(data, entries, count, 0, -1, 0, 0, error)
     status = _check_entry(entries_at(entries)[0], 0, 0, error)
     if status != 0:
         return status
@@ -240,16 +284,13 @@ def check_tensors(data, entries, count, error):
     status = check_config(config, error)
     if status != 0:
         return status
-    layers = field(config, _LAYERS_FIELD)
-    weights = field(config, _WEIGHT_FIELD)
     place = 0
-    for layer in range(-1, layers):
+    for layer in range(-1, stored_layers(config)):
         for index in range(_GLOBALS if layer >= 0 else 0, _ALL if layer >= 0 else _GLOBALS):
-            kind = load_i32(_rule(index) + 12)
-            if kind >= 0 and kind != weights:
+            if not _belongs(config, index):
                 continue
             if place >= count or not _has_name(data, entries_at(entries)[place], layer, index):
-                return _explain(data, entries, count, place, layer, index, layers, weights, error)
+                return _explain(data, entries, count, place, layer, index, config, error)
             status = _check_entry(entries_at(entries)[place], index, config, error)
             if status != 0:
                 return status
@@ -257,5 +298,5 @@ def check_tensors(data, entries, count, error):
     if place < count:
         name_error(error, entries_at(entries)[place])
         # Every known tensor has been seen: this one is a second one of its name, or unknown.
-        return _explain(data, entries, count, place, -1, 0, layers, weights, error)
+        return _explain(data, entries, count, place, -1, 0, config, error)
     return 0

@@ -98,10 +98,14 @@ Model = Struct(
         ("normalize", "i64"),
         ("max_tokens", "i64"),
         ("layer_norm_eps", "f32"),
+        ("embedding_size", "i64"),
+        ("embedding_width", "i64"),  # embedding_size padded to a multiple of 64
+        ("projected", "i64"),  # 1: embedding_project turns embeddings into hidden states
         ("word", Table),
         ("position", Table),
         ("type", Table),
         ("embedding_norm", Norm),
+        ("embedding_project", Linear),
         ("tokenizer", Tokenizer),
         ("layers", PointerTo(Layer)),
     ],

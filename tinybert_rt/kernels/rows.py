@@ -155,7 +155,7 @@ def embed_row(model, token, position, token_type, out):  # type: ignore[no-untyp
     Args:
         model: Model; token < vocab_size, position < max_positions, token_type < type_vocab_size. out: float32 [width].
     """
-    width = model.hidden_width
+    width = model.embedding_width
     for i in range(0, width, 16):
         value = _table_row(model.word, token, width, i) + _table_row(model.type, token_type, width, i)
         store_f32x16(out + 4 * i, value + _table_row(model.position, position, width, i))

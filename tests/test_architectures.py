@@ -1,0 +1,144 @@
+"""Every architecture against `transformers` on small random-weight models, float and int8, on ragged batches: one table drives it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from models import ragged, vocabulary
+from test_encoder import LENGTHS, reference, tolerance
+
+import tinybert_rt as tb
+from tinybert_rt.format import layout
+from tools.architectures import ARCHITECTURES
+from tools.convert import convert
+
+POSITIONS = 96
+SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+HEADS_OF_26 = {"hidden_size": 104, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 200}
+ODD = {"hidden_size": 36, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 77}
+BERT_NAMES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A configuration: `config` has BERT's keys for the four sizes, and the architecture's own ones for the rest."""
+
+    architecture: str
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+CASES = {
+    "bert": Case("bert", SMALL),
+    "bert-26": Case("bert", HEADS_OF_26),
+    "bert-odd": Case("bert", ODD | {"hidden_act": "relu", "type_vocab_size": 1}),
+    "roberta": Case("roberta", SMALL | {"type_vocab_size": 1, "layer_norm_eps": 1e-5}),
+    "roberta-26": Case("roberta", HEADS_OF_26 | {"type_vocab_size": 1, "pad_token_id": 0}),
+    "roberta-odd": Case("roberta", ODD | {"type_vocab_size": 2, "pad_token_id": 5}),
+    "distilbert": Case("distilbert", SMALL),
+    "distilbert-26": Case("distilbert", HEADS_OF_26 | {"activation": "relu"}),
+    "distilbert-sinusoidal": Case("distilbert", ODD | {"sinusoidal_pos_embds": True}),
+    "albert": Case("albert", SMALL | {"embedding_size": 32, "num_hidden_layers": 4}),
+    "albert-groups": Case("albert", HEADS_OF_26 | {"embedding_size": 20, "num_hidden_layers": 5, "num_hidden_groups": 2}),
+    "albert-inner": Case("albert", ODD | {"embedding_size": 36, "num_hidden_layers": 3, "num_hidden_groups": 2, "inner_group_num": 2}),
+    "electra": Case("electra", SMALL | {"embedding_size": 64}),
+    "electra-small": Case("electra", HEADS_OF_26 | {"embedding_size": 48}),
+    "electra-wide": Case("electra", ODD | {"embedding_size": 300, "type_vocab_size": 1}),
+}
+
+
+def write_case(directory: Path, case: Case) -> Any:
+    """A checkpoint directory of a case, with a WordPiece vocabulary; returns the torch model in eval mode."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    kind = ARCHITECTURES[case.architecture]
+    settings = {kind.key(name) if name in BERT_NAMES else name: value for name, value in case.config.items()}
+    extra = settings.get("pad_token_id", 1) + 1 if kind.positions_begin else 0
+    config = AutoConfig.for_model(case.architecture, vocab_size=len(vocabulary()), max_position_embeddings=POSITIONS + extra, **settings)
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            scale = 0.1 if "orm" in name or "bias" in name else 1.2 / case.config["hidden_size"] ** 0.5
+            parameter.add_(torch.randn_like(parameter) * scale)
+    model.save_pretrained(directory)
+    (directory / "vocab.txt").write_text("\n".join(vocabulary()) + "\n", encoding="utf-8")
+    (directory / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
+    return model
+
+
+def inputs(model: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids without the padding's, offsets, token types that the model has."""
+    ids, offsets, types = ragged(LENGTHS, len(vocabulary()))
+    ids[ids == (model.config.pad_token_id or 0)] = 7  # RoBERTa gives positions to other tokens only
+    return ids, offsets, np.minimum(types, getattr(model.config, "type_vocab_size", 1) - 1).astype(np.uint8)
+
+
+def expected_states(model: Any, ids: np.ndarray, offsets: np.ndarray, types: np.ndarray) -> np.ndarray:
+    """Last hidden states by torch."""
+    if hasattr(model.config, "type_vocab_size"):
+        return reference(model, ids, offsets, types)
+    return reference(lambda input_ids, token_type_ids: model(input_ids=input_ids), ids, offsets, types)
+
+
+def test_the_table_has_three_configurations_of_every_architecture() -> None:
+    assert set(ARCHITECTURES) == set(layout.ARCHITECTURES)
+    for name in ARCHITECTURES:
+        assert sum(case.architecture == name for case in CASES.values()) >= 3, name
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_hidden_states_match_transformers(name: str, tmp_path: Path) -> None:
+    model = write_case(tmp_path, CASES[name])
+    ids, offsets, types = inputs(model)
+    expected = expected_states(model, ids, offsets, types)
+    states = {}
+    for dtype in ("f32", "int8"):
+        convert(tmp_path, tmp_path / f"{dtype}.tbrt", dtype=dtype, pooling="mean", normalize=True)
+        states[dtype] = tb.load(tmp_path / f"{dtype}.tbrt", threads=1).encode_ids(ids, offsets, types, hidden_states=True)
+    layers = model.config.num_hidden_layers * getattr(model.config, "inner_group_num", 1)
+    assert np.abs(states["f32"] - expected).max() <= tolerance(layers, np.abs(expected).max())
+    norms = np.linalg.norm(states["int8"], axis=1) * np.linalg.norm(states["f32"], axis=1)
+    assert ((states["int8"] * states["f32"]).sum(1) / norms).mean() >= 0.995
+
+
+@pytest.mark.parametrize("name", ["albert-groups", "electra-small"])
+@pytest.mark.parametrize("dtype", ["f32", "int8"])
+def test_projected_embeddings_have_the_same_bytes_with_any_threads_and_neighbours(name: str, dtype: str, tmp_path: Path) -> None:
+    model = write_case(tmp_path, CASES[name])
+    convert(tmp_path, tmp_path / "model.tbrt", dtype=dtype, pooling="mean", normalize=True)
+    ids, offsets, types = inputs(model)
+    expected = tb.load(tmp_path / "model.tbrt", threads=1).encode_ids(ids, offsets, types)
+    for threads in (2, 3):
+        assert tb.load(tmp_path / "model.tbrt", threads=threads).encode_ids(ids, offsets, types).tobytes() == expected.tobytes()
+    alone = [
+        tb.load(tmp_path / "model.tbrt", threads=2).encode_ids(ids[a:b], np.array([0, b - a]), types[a:b]) for a, b in pairwise(offsets[:5])
+    ]
+    assert np.concatenate(alone).tobytes() == expected[:4].tobytes()
+
+
+def test_shared_layers_are_stored_once(tmp_path: Path) -> None:
+    write_case(tmp_path, CASES["albert"])
+    report = convert(tmp_path, tmp_path / "model.tbrt", pooling="mean", normalize=True)
+    assert report.config["num_layers"] == 4
+    assert report.config["stored_layers"] == 1
+    assert sum(name.startswith("layers.") and name.endswith("ffn.in.weight") for name in layout.tensor_specs(report.config)) == 1
+    info = tb.load(tmp_path / "model.tbrt").info()
+    assert (info["architecture"], info["layers"]) == ("albert", 4)
+
+
+def test_real_text_goes_through_every_architecture(tmp_path: Path) -> None:
+    for name in ("roberta", "distilbert", "albert", "electra"):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_case(folder, CASES[name])
+        convert(folder, folder / "model.tbrt", pooling="mean", normalize=True)
+        vectors = tb.load(folder / "model.tbrt").encode(["the cat sat on the mat", "a dog", ""])
+        assert vectors.shape == (3, 64)
+        assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)

@@ -1,0 +1,117 @@
+"""The architectures that can be converted: where their config.json and their tensors differ from BERT's.
+
+An architecture is one entry of ARCHITECTURES. What all of them compute is one encoder; see CONTRIBUTING.md for how to add another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+_BERT_LINEARS = {
+    "attention.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "attention.output": ("attention.output.dense",),
+    "ffn.in": ("intermediate.dense",),
+    "ffn.out": ("output.dense",),
+}
+_BERT_NORMS = {"attention.norm": "attention.output.LayerNorm", "ffn.norm": "output.LayerNorm"}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One architecture.
+
+    Attributes:
+        name: its model_type in config.json, and its name in `layout.ARCHITECTURES`.
+        prefix: what tensor names begin with in checkpoints that have a head.
+        keys: keys of config.json that are not BERT's, by BERT's.
+        defaults: values of keys (as BERT has them) that config.json may leave out, where they are not BERT's.
+        fixed: values that its code has and config.json has not, by BERT's keys.
+        positions_begin: rows of the position table before that of the first token: "pad" for pad_token_id + 1, else "".
+        types: it has token types (segments).
+        project: the linear layer from embeddings to hidden states, or "".
+        always_projected: it has that layer even where both have the same size.
+        layer: the name of a layer; `{layer}`, or `{group}` and `{inner}` where layers are shared.
+        linears, norms: parts of a layer, by their names in a `.tbrt` file.
+        heads: tensors of heads, which sentence vectors do not use, by the beginning of their names.
+    """
+
+    name: str
+    prefix: str
+    keys: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    fixed: Mapping[str, object] = field(default_factory=dict)
+    positions_begin: str = ""
+    types: bool = True
+    project: str = ""
+    always_projected: bool = False
+    layer: str = "encoder.layer.{layer}"
+    linears: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _BERT_LINEARS)
+    norms: Mapping[str, str] = field(default_factory=lambda: _BERT_NORMS)
+    heads: tuple[str, ...] = ("pooler.", "cls.", "classifier.", "qa_outputs.")
+
+    def key(self, name: str) -> str:
+        """What config.json calls BERT's key `name`."""
+        return self.keys.get(name, name)
+
+    @property
+    def shares_layers(self) -> bool:
+        """Whether several layers may have the same weights."""
+        return "{group}" in self.layer
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    each.name: each
+    for each in (
+        Architecture("bert", "bert."),
+        # Liu et al. 2019: positions are counted from padding_idx + 1 on.
+        Architecture("roberta", "roberta.", positions_begin="pad", heads=("pooler.", "lm_head.", "classifier.", "qa_outputs.")),
+        # Sanh et al. 2019.
+        Architecture(
+            "distilbert",
+            "distilbert.",
+            keys={
+                "num_hidden_layers": "n_layers",
+                "hidden_size": "dim",
+                "num_attention_heads": "n_heads",
+                "intermediate_size": "hidden_dim",
+                "hidden_act": "activation",
+            },
+            fixed={"layer_norm_eps": 1e-12, "type_vocab_size": 1},
+            types=False,
+            layer="transformer.layer.{layer}",
+            linears={
+                "attention.qkv": ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+                "attention.output": ("attention.out_lin",),
+                "ffn.in": ("ffn.lin1",),
+                "ffn.out": ("ffn.lin2",),
+            },
+            norms={"attention.norm": "sa_layer_norm", "ffn.norm": "output_layer_norm"},
+            heads=("vocab_transform.", "vocab_layer_norm.", "vocab_projector.", "pre_classifier.", "classifier.", "qa_outputs."),
+        ),
+        # Lan et al. 2020: factorised embeddings (section 3.1), layers shared in groups.
+        Architecture(
+            "albert",
+            "albert.",
+            defaults={"hidden_act": "gelu_new"},
+            project="encoder.embedding_hidden_mapping_in",
+            always_projected=True,
+            layer="encoder.albert_layer_groups.{group}.albert_layers.{inner}",
+            linears={
+                "attention.qkv": ("attention.query", "attention.key", "attention.value"),
+                "attention.output": ("attention.dense",),
+                "ffn.in": ("ffn",),
+                "ffn.out": ("ffn_output",),
+            },
+            norms={"attention.norm": "attention.LayerNorm", "ffn.norm": "full_layer_layer_norm"},
+            heads=("pooler.", "predictions.", "sop_classifier.", "classifier.", "qa_outputs."),
+        ),
+        # Clark et al. 2020.
+        Architecture(
+            "electra",
+            "electra.",
+            project="embeddings_project",
+            heads=("discriminator_predictions.", "generator_predictions.", "generator_lm_head.", "classifier.", "qa_outputs."),
+        ),
+    )
+}
