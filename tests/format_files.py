@@ -55,6 +55,11 @@ def small_config(**changes: int) -> dict[str, int]:
         "embedding_size": 0,
         "stored_layers": 0,
         "inner_layers": 0,
+        "head": 0,
+        "labels": 0,
+        "head_activation": 0,
+        "problem": 0,
+        "labels_bytes": 0,
     }
     return {**config, **changes}
 

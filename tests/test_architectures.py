@@ -52,17 +52,19 @@ CASES = {
 }
 
 
-def write_case(directory: Path, case: Case) -> Any:
+def write_case(directory: Path, case: Case, head: str = "", **settings_of_head: Any) -> Any:
     """A checkpoint directory of a case, with a WordPiece vocabulary; returns the torch model in eval mode."""
     import torch
-    from transformers import AutoConfig, AutoModel
+    import transformers
+    from transformers import AutoConfig
 
     kind = ARCHITECTURES[case.architecture]
     settings = {kind.key(name) if name in BERT_NAMES else name: value for name, value in case.config.items()}
     extra = settings.get("pad_token_id", 1) + 1 if kind.positions_begin else 0
-    config = AutoConfig.for_model(case.architecture, vocab_size=len(vocabulary()), max_position_embeddings=POSITIONS + extra, **settings)
+    sizes = {"vocab_size": len(vocabulary()), "max_position_embeddings": POSITIONS + extra}
+    config = AutoConfig.for_model(case.architecture, **sizes, **settings, **settings_of_head)
     torch.manual_seed(0)
-    model = AutoModel.from_config(config).eval()
+    model = getattr(transformers, f"AutoModel{head}").from_config(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             scale = 0.1 if "orm" in name or "bias" in name else 1.2 / case.config["hidden_size"] ** 0.5
@@ -85,6 +87,86 @@ def expected_states(model: Any, ids: np.ndarray, offsets: np.ndarray, types: np.
     if hasattr(model.config, "type_vocab_size"):
         return reference(model, ids, offsets, types)
     return reference(lambda input_ids, token_type_ids: model(input_ids=input_ids), ids, offsets, types)
+
+
+HEADS = {"ForSequenceClassification": 3, "ForTokenClassification": 5, "ForQuestionAnswering": 2}
+
+
+def expected_logits(model: Any, ids: np.ndarray, offsets: np.ndarray, types: np.ndarray) -> np.ndarray:
+    """The head's outputs by torch, one text at a time: (n, labels) or (total tokens, labels)."""
+    import torch
+
+    rows = []
+    with torch.inference_mode():
+        for start, end in pairwise(offsets):
+            given = {"input_ids": torch.from_numpy(ids[start:end].astype(np.int64))[None]}
+            if hasattr(model.config, "type_vocab_size"):
+                given["token_type_ids"] = torch.from_numpy(types[start:end].astype(np.int64))[None]
+            out = model(**given)
+            logits = torch.stack([out.start_logits, out.end_logits], -1) if "start_logits" in out else out.logits
+            rows.append(logits.reshape(-1, logits.shape[-1]).numpy())
+    return np.concatenate(rows)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("name", CASES)
+def test_heads_match_transformers(name: str, head: str, tmp_path: Path) -> None:
+    model = write_case(tmp_path, CASES[name], head, id2label={i: f"label {i}" for i in range(HEADS[head])})
+    ids, offsets, types = inputs(model)
+    expected = expected_logits(model, ids, offsets, types)
+    logits = {}
+    for dtype in ("f32", "int8"):
+        convert(tmp_path, tmp_path / f"{dtype}.tbrt", dtype=dtype)
+        logits[dtype] = tb.load(tmp_path / f"{dtype}.tbrt", threads=1).logits(ids, offsets, types)
+    layers = model.config.num_hidden_layers * getattr(model.config, "inner_group_num", 1)
+    assert logits["f32"].shape == expected.shape
+    assert np.abs(logits["f32"] - expected).max() <= 2 * tolerance(layers + 2, np.abs(expected).max())
+    # Of all rows together: two or three logits near zero have no direction of their own.
+    found, wanted = logits["int8"].ravel(), logits["f32"].ravel()
+    assert found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted) >= 0.995
+
+
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", "regression", None])
+def test_texts_are_classified_as_by_the_transformers_pipeline(problem: str | None, tmp_path: Path) -> None:
+    from transformers import BertTokenizer, pipeline
+
+    names = {0: "price"} if problem == "regression" else {0: "sports", 1: "politics", 2: "ελληνικά"}
+    model = write_case(tmp_path, CASES["bert"], "ForSequenceClassification", id2label=names, problem_type=problem)
+    convert(tmp_path, tmp_path / "model.tbrt", dtype="f32")
+    ours = tb.load(tmp_path / "model.tbrt", threads=1)
+    assert ours.labels == list(names.values())
+    texts = ["the cat sat on the mat", "a dog", "fast text vector model " * 5]
+    theirs = pipeline("text-classification", model=model, tokenizer=BertTokenizer(str(tmp_path / "vocab.txt")), top_k=None)
+    for text, found, answer in zip(texts, ours.classify(texts), theirs(texts), strict=True):
+        scores = {each["label"]: each["score"] for each in answer}
+        assert found.scores.keys() == scores.keys(), text
+        assert max(abs(found.scores[label] - scores[label]) for label in scores) < 2e-5
+        assert found.score == max(found.scores.values()) == found.scores[found.label]
+    pairs = ours.classify([("the cat", "a dog")])
+    assert pairs[0].scores != ours.classify(["the cat"])[0].scores
+    assert ours.encode(texts).shape == (3, 64)
+
+
+def test_heads_have_the_same_bytes_with_any_threads_and_neighbours(tmp_path: Path) -> None:
+    model = write_case(tmp_path, CASES["electra-small"], "ForTokenClassification", id2label={i: f"L{i}" for i in range(70)})
+    convert(tmp_path, tmp_path / "model.tbrt")
+    ids, offsets, types = inputs(model)
+    expected = tb.load(tmp_path / "model.tbrt", threads=1).logits(ids, offsets, types)
+    for threads in (2, 3):
+        assert tb.load(tmp_path / "model.tbrt", threads=threads).logits(ids, offsets, types).tobytes() == expected.tobytes()
+    a, b = offsets[7], offsets[8]
+    alone = tb.load(tmp_path / "model.tbrt", threads=2).logits(ids[a:b], np.array([0, b - a]), types[a:b])
+    assert alone.tobytes() == expected[a:b].tobytes()
+
+
+def test_a_model_without_the_head_says_so(tmp_path: Path) -> None:
+    write_case(tmp_path, CASES["bert"], "ForQuestionAnswering")
+    convert(tmp_path, tmp_path / "model.tbrt")
+    model = tb.load(tmp_path / "model.tbrt")
+    with pytest.raises(tb.errors.MissingHeadError, match="has a head for question answering, a head for sequence classification is needed"):
+        model.classify(["a text"])
+    with pytest.raises(tb.errors.MissingHeadError, match="has no head"):
+        tb.load().logits(np.array([101, 102], np.int32), np.array([0, 2]))
 
 
 def test_the_table_has_three_configurations_of_every_architecture() -> None:

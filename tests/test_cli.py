@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT
-from models import small_model_file
+from models import convert, small_model_file
+from test_architectures import CASES, write_case
 
 import tinybert_rt as tb
 from tinybert_rt.cli import main
@@ -87,6 +88,23 @@ def test_a_link_is_followed_and_a_byte_order_mark_skipped(tmp_path: Path, lines:
     assert run("embed", tmp_path / "bom.txt", "--out", tmp_path / "link.npy", "--model", small_model_file()) == 0
     assert (tmp_path / "link.npy").is_symlink()
     assert (np.load(tmp_path / "target.npy") == expected()).all()
+
+
+def test_classify_gives_each_line_a_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_case(tmp_path, CASES["bert"], "ForSequenceClassification", id2label={0: "good", 1: "bad"})
+    model = convert(tmp_path, "int8")
+    source = tmp_path / "lines.txt"
+    source.write_text("the cat\n\na dog\n")
+    assert run("classify", source, "--model", model) == 0
+    lines = capsys.readouterr().out.splitlines()
+    expected = tb.load(model).classify(["the cat", "", "a dog"])
+    assert [line.split("  ")[:2] for line in lines] == [[f"{each.score:.4f}", each.label] for each in expected]
+    assert run("classify", source, "--model", model, "--json") == 0
+    parsed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["label"] for each in parsed] == [each.label for each in expected]
+    assert all(abs(sum(each["scores"].values()) - 1) < 1e-5 for each in parsed)
+    assert run("classify", source, "--model", small_model_file()) == 2
+    assert "the model has no head" in capsys.readouterr().err
 
 
 def test_truncation_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

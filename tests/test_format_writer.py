@@ -40,7 +40,9 @@ def test_safetensors_reads_the_file(weight_dtype: str, tmp_path: Path) -> None:
     path = write_small(tmp_path / "m.tbrt", {"source": 'ä "quoted" 😀'}, **config)
     with safetensors.safe_open(path, framework="np") as file:
         assert file.metadata()["source"] == 'ä "quoted" 😀'
-        assert json.loads(file.metadata()["config"]) == config
+        shown = json.loads(file.metadata()["config"])
+        assert {**dict.fromkeys(layout.OPTIONAL_FIELDS, 0), **shown} == config
+        assert all(shown[name] != 0 for name in shown if name in layout.OPTIONAL_FIELDS)
         assert set(file.keys()) == set(layout.tensor_specs(config))
         for name, values in small_tensors(config).items():
             assert np.array_equal(file.get_tensor(name), values)

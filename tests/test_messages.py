@@ -28,6 +28,7 @@ WARNINGS = ("-Wall", "-Wextra", "-Werror", "-pedantic", "-Wconversion")
 # Raised elsewhere, with what only that place knows, or base classes.
 WITHOUT_A_TEMPLATE = {
     errors.LibraryError,
+    errors.MissingHeadError,
     errors.ForkedError,
     errors.OutOfMemoryError,
     errors.BusyError,

@@ -351,6 +351,9 @@ config_case("heads_do_not_divide", errors.HeadSizeError, "3 attention heads do n
 config_case("heads_take_too_many_columns", errors.HeadSizeError, "65536 padded columns", hidden_size=16384, num_heads=16384)
 config_case("more_stored_layers_than_layers", errors.LayerSharingError, "2 stored layers cannot be shared by 1 layers", stored_layers=2)
 config_case("inner_layers_do_not_divide", errors.LayerSharingError, "1 stored layers cannot be shared by 1 layers", inner_layers=2)
+config_case("head_without_labels", errors.HeadLabelsError, "a head of the kind 1 cannot have 0 labels", head=1)
+config_case("labels_without_a_head", errors.HeadLabelsError, "a head of the kind 0 cannot have 3 labels", labels=3)
+config_case("labels_that_are_empty", errors.HeadLabelsError, "a head of the kind 2 cannot have 3 labels", head=2, labels=3, labels_bytes=2)
 config_case("more_tokens_than_positions", errors.TokenLimitError, "'max_tokens' is 9, but there are only 8", max_tokens=9)
 for _field in layout.CONFIG_IDS:
     config_case(f"{_field}_outside_the_vocabulary", errors.SpecialTokenError, f"'{_field}' is 11", **{_field: 11})

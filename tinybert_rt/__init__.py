@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Encoded", "Model", "Ranked", "TinyBertError", "Tokens", "TruncationWarning", "errors", "load"]
+__all__ = ["Classified", "Encoded", "Model", "Ranked", "TinyBertError", "Tokens", "TruncationWarning", "errors", "load"]
 
 if TYPE_CHECKING:
     from tinybert_rt import errors
     from tinybert_rt.errors import TinyBertError, TruncationWarning
     from tinybert_rt.model import Model, load
     from tinybert_rt.ranking import Ranked
-    from tinybert_rt.vectors import Encoded, Tokens
+    from tinybert_rt.vectors import Classified, Encoded, Tokens
 
-_MODULES = {"Encoded": "vectors", "Model": "model", "Ranked": "ranking", "Tokens": "vectors", "load": "model"}
+_MODULES = {"Classified": "vectors", "Encoded": "vectors", "Model": "model", "Ranked": "ranking", "Tokens": "vectors", "load": "model"}
 _MODULES |= {"TinyBertError": "errors", "TruncationWarning": "errors"}
 
 

@@ -1,10 +1,11 @@
-"""The command line: `tinybert-rt info | embed | rank`, and the tools (`convert`, `evaluate`)."""
+"""The command line: `tinybert-rt info | embed | rank | classify`, and the tools (`convert`, `evaluate`)."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import io
+import itertools
 import json
 import os
 import signal
@@ -28,6 +29,7 @@ TOOLS = {
     "evaluate": "measure a model file on STS benchmark or SciFact",
 }
 _USAGE_ERROR = 2
+_LINES_AT_ONCE = 1024
 
 
 class _UsageError(Exception):
@@ -118,6 +120,13 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--truncation", default="truncate", choices=("truncate", "error"), help="of texts that are too long")
     _engine_options(embed)
     embed.set_defaults(run=_embed)
+
+    classify = commands.add_parser("classify", help="the label of each line of a file, by a model with a classification head")
+    classify.add_argument("file", nargs="?", default="-", help="a text a line; '-' is standard input")
+    classify.add_argument("--model", required=True, help="a .tbrt file that was converted from a classifier")
+    classify.add_argument("--json", action="store_true", help="one JSON object a line, with the score of every label")
+    _engine_options(classify)
+    classify.set_defaults(run=_classify)
 
     rank = commands.add_parser("rank", help="the lines of a file that answer a query best")
     rank.add_argument("query")
@@ -301,6 +310,24 @@ def _rank(options: argparse.Namespace) -> None:
             print(json.dumps({"score": round(score, 6), "line": number, "text": line}, ensure_ascii=False))
         else:
             print(f"{score:.4f}  {number:>6}  {line}")
+
+
+def _classify(options: argparse.Namespace) -> None:
+    name = "standard input" if options.file == "-" else options.file
+    with _open_input(options.file) as file:
+        model = _load(options.model, options)
+        lines = _lines(file, name)
+        count = 0
+        while texts := list(itertools.islice(lines, _LINES_AT_ONCE)):
+            count += len(texts)
+            for text, found in zip(texts, model.classify(texts, truncation="truncate"), strict=True):
+                if options.json:
+                    scores = {label: round(score, 6) for label, score in found.scores.items()}
+                    print(json.dumps({"label": found.label, "score": round(found.score, 6), "scores": scores}, ensure_ascii=False))
+                else:
+                    print(f"{found.score:.4f}  {found.label}  {text}")
+        if count == 0:
+            raise _UsageError(f"{name}: no texts")
 
 
 def best_lines(model: Model, query: str, lines: Iterator[str], top: int) -> list[tuple[float, int, str]]:

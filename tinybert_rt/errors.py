@@ -36,6 +36,12 @@ class TokenIdError(TinyBertError, ValueError):
     code = 5
 
 
+class MissingHeadError(TinyBertError, ValueError):
+    """The model has no head for this."""
+
+    code = 11
+
+
 class NonFiniteResultError(TinyBertError, ArithmeticError):
     """The model computed NaN or infinity: its weights are damaged."""
 
@@ -284,6 +290,12 @@ class HeadSizeError(ModelFileError):
     """The attention heads do not divide the hidden size, or are too many."""
 
     code = 57
+
+
+class HeadLabelsError(ModelFileError):
+    """The file's head has no labels, or its labels have no head."""
+
+    code = 68
 
 
 class LayerSharingError(ModelFileError):

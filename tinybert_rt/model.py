@@ -6,24 +6,25 @@ import os.path
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinybert_rt.encoder.structs import GROUP_TEXTS
-from tinybert_rt.engine.arguments import between, caller_stack_level, integer, integers, one_of
+from tinybert_rt.engine.arguments import between, caller_stack_level, integer, one_of
+from tinybert_rt.engine.calls import checked_ids, run_ids, run_texts
 from tinybert_rt.engine.cpus import check_threads
 from tinybert_rt.engine.declarations import ffi
 from tinybert_rt.engine.few import FEW_TEXTS, FEW_TOKENS, encode_few
 from tinybert_rt.engine.library import Library, load_library
 from tinybert_rt.engine.modelfile import ModelFile, PathOrBytes
-from tinybert_rt.engine.session import SessionPool, address
+from tinybert_rt.engine.session import SessionPool
 from tinybert_rt.engine.texts import Text, TokenScratch, batches, encode_error, text_iterator, utf8
-from tinybert_rt.errors import CancelledError, InvalidArgumentError, TruncationWarning
-from tinybert_rt.format.layout import ARCHITECTURES, POOLINGS
+from tinybert_rt.errors import CancelledError, InvalidArgumentError, MissingHeadError, TruncationWarning
+from tinybert_rt.format.layout import ARCHITECTURES, HEADS, POOLINGS
 from tinybert_rt.text.limits import TRUNCATIONS
-from tinybert_rt.vectors import OUTPUT_DTYPES, Encoded, Tokens, convert
+from tinybert_rt.vectors import OUTPUT_DTYPES, Classified, Encoded, Tokens, classified, convert
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -109,6 +110,12 @@ class Model:
         """What compiled the kernels: "native", the C library that came with the package, or "jit", this machine."""
         return self._library.engine
 
+    @cached_property
+    def labels(self) -> list[str]:
+        """The labels of the model's head, in the order of its outputs; empty where it has none."""
+        model = self._model
+        return _table(model.label_texts, model.label_offsets, int(model.labels)) if model.head else []
+
     @property
     def metadata(self) -> dict[str, str]:
         """The file's `__metadata__`: format, configuration and provenance."""
@@ -119,6 +126,7 @@ class Model:
         model = self._model
         poolings = {number: name for name, number in POOLINGS.items()}
         architectures = {number: name for name, number in ARCHITECTURES.items()}
+        heads = {number: name for name, number in HEADS.items()}
         return {
             "path": self.path,
             "bytes": int(self._file.data.size),
@@ -133,6 +141,8 @@ class Model:
             "weights": "int8" if model.weight_dtype else "f32",
             "pooling": poolings[int(model.pooling)],
             "normalized": bool(model.normalize),
+            "head": heads[int(model.head)],
+            "labels": self.labels,
             "isa": self.isa,
             "engine": self.engine,
             "threads": self.threads,
@@ -201,23 +211,12 @@ class Model:
         progress: Progress | None = None,
     ) -> Encoded:
         """As `encode`, with each text's token count and whether it was truncated."""
-        total = len(texts) if isinstance(texts, Sequence) else None
-        if progress is not None and not callable(progress):
-            raise InvalidArgumentError(f"progress must be a function, not {type(progress).__name__}")
-        groups = []
-        done = 0
-        for group in self.stream(
+        groups = self.stream(
             texts, dim=dim, dtype=dtype, truncation="truncate" if truncation is None else truncation, max_tokens=max_tokens
-        ):
-            groups.append(group)
-            done += len(group.vectors)
-            if progress is not None and progress(done, total) is False:
-                raise CancelledError(f"cancelled by the progress callback after {done} texts")
-        if not groups:
-            raise InvalidArgumentError("texts is empty: pass at least one text")
-        result = groups[0] if len(groups) == 1 else Encoded(*(np.concatenate(parts) for parts in zip(*groups, strict=True)))
+        )
+        result = _collect(groups, len(texts) if isinstance(texts, Sequence) else None, progress)
         if truncation is None and result.truncated.any():
-            _warn_of_truncation(int(result.truncated.sum()), done, max_tokens or self.max_tokens)
+            _warn_of_truncation(int(result.truncated.sum()), len(result.truncated), max_tokens or self.max_tokens)
         return result
 
     def stream(
@@ -234,59 +233,27 @@ class Model:
         Truncation gives no warning here: each group says which of its texts were truncated.
         """
         one_of("dtype", dtype, OUTPUT_DTYPES)
-        one_of("truncation", truncation, TRUNCATIONS)
         width = self.dim if dim is None else between("dim", dim, 1, self.dim)
-        limit = self.max_tokens if max_tokens is None else between("max_tokens", max_tokens, 3, int(self._model.max_positions))
-        return self._stream(text_iterator(texts), width, dtype, TRUNCATIONS[truncation], limit)
+        groups = self._stream(text_iterator(texts), width, *self._limits(truncation, max_tokens), scores=False)
+        return groups if dtype == "float32" else (group._replace(vectors=convert(group.vectors, dtype)) for group in groups)
 
-    def _stream(self, texts: Iterator[Text], dim: int, dtype: str, truncation: int, limit: int) -> Iterator[Encoded]:
+    def _limits(self, truncation: str, max_tokens: int | None) -> tuple[int, int]:
+        one_of("truncation", truncation, TRUNCATIONS)
+        limit = self.max_tokens if max_tokens is None else between("max_tokens", max_tokens, 3, int(self._model.max_positions))
+        return TRUNCATIONS[truncation], limit
+
+    def _stream(self, texts: Iterator[Text], width: int, truncation: int, limit: int, *, scores: bool) -> Iterator[Encoded]:
+        """Vectors cut to `width`, or probabilities of `width` labels, group by group."""
         first = 0
         for data, offsets, pairs in batches(texts):
             count = (len(offsets) - 1) // (1 + pairs)
             done = 0
             while done < count:
-                encoded = self._encode_group(data, offsets[done * (1 + pairs) :], pairs, count - done, dim, truncation, limit, first + done)
-                done += len(encoded.vectors)
-                yield encoded._replace(vectors=convert(encoded.vectors, dtype))
+                starts = offsets[done * (1 + pairs) :]
+                results = run_texts(self._pool, data, starts, pairs, count - done, width, truncation, limit, first + done, scores)
+                done += len(results[0])
+                yield Encoded(*results)
             first += count
-
-    def _encode_group(
-        self,
-        data: bytes,
-        offsets: NDArray[np.int64],
-        pairs: int,
-        count: int,
-        dim: int,
-        truncation: int,
-        limit: int,
-        first: int,
-    ) -> Encoded:
-        count = min(count, GROUP_TEXTS)
-        vectors = np.empty((count, dim), np.float32)
-        token_counts = np.empty(count, np.int32)
-        truncated = np.empty(count, np.bool_)
-        with self._pool.taken() as session:
-            request = session.request
-            request.texts = int(ffi.cast("intptr_t", ffi.from_buffer(data)))
-            request.text_starts = address(offsets)
-            request.text_ends = request.text_starts + 8
-            request.pairs = pairs
-            request.n_texts = count
-            request.truncation = truncation
-            request.max_tokens = limit
-            request.ids = 0
-            request.types = 0
-            request.out = address(vectors)
-            request.dim = dim
-            request.hidden = 0
-            request.token_counts = address(token_counts)
-            request.truncated = address(truncated)
-            status = session.run()
-            done = int(request.done)
-            item = int(request.item)
-        if status != 0:
-            raise encode_error(status, first + item, int(token_counts[item]) if 0 <= item < count else 0, limit)
-        return Encoded(vectors[:done], token_counts[:done], truncated[:done])
 
     def encode_ids(
         self,
@@ -308,50 +275,64 @@ class Model:
         Returns:
             float32 (n, dim), or float32 (total_tokens, dim).
         """
-        ids = integers("ids", ids, np.int32)
-        offsets = integers("offsets", offsets, np.int64)
-        if ids.ndim != 1 or offsets.ndim != 1 or offsets.size < 2:
-            raise InvalidArgumentError("ids and offsets must be one-dimensional, and offsets have at least 2 elements")
-        if offsets[0] != 0 or offsets[-1] != ids.size:
-            raise InvalidArgumentError(f"offsets must rise from 0 to the number of ids, {ids.size}")
-        if types is not None:
-            types = integers("types", types, np.uint8)
-            if types.shape != ids.shape:
-                raise InvalidArgumentError(f"types has the shape {types.shape}, ids {ids.shape}")
+        ids, offsets, types = checked_ids(ids, offsets, types)
         count = offsets.size - 1
         if count <= FEW_TEXTS and ids.size <= FEW_TOKENS and types is None and not hidden_states:
             with self._pool.taken() as session:
                 request = session.few.put_ids(ids, offsets, count)
                 if session.run(request) == 0 and request.done == count:
                     return session.few.vectors(count, self._dim)
-        vectors = np.empty((count, self.dim), np.float32)
-        hidden = np.empty((ids.size, self.dim), np.float32) if hidden_states else None
-        done = 0
-        with self._pool.taken() as session:
-            request = session.request
-            request.texts = 0
-            request.ids = address(ids)
-            request.n_ids = ids.size
-            request.types = 0 if types is None else address(types)
-            request.dim = self.dim
-            request.hidden = 0 if hidden is None else address(hidden)
-            request.token_counts = 0
-            request.truncated = 0
-            while done < count:
-                request.id_offsets = address(offsets) + 8 * done
-                request.n_texts = count - done
-                request.out = address(vectors) + 4 * done * self.dim
-                status = session.run()
-                if status != 0:
-                    item = done + int(request.item)
-                    falls = np.flatnonzero(offsets[1:] < offsets[:-1])
-                    if falls.size:
-                        raise InvalidArgumentError(
-                            f"offsets do not rise at text {falls[0]}: from {offsets[falls[0]]} to {offsets[falls[0] + 1]}"
-                        )
-                    raise encode_error(status, item, int(offsets[item + 1] - offsets[item]), int(self._model.max_positions))
-                done += int(request.done)
-        return vectors if hidden is None else hidden
+        return run_ids(self._pool, self._model, ids, offsets, types, "hidden" if hidden_states else "vectors")
+
+    # ------------------------------------------------------------ heads
+
+    def classify(
+        self,
+        texts: Iterable[Text],
+        *,
+        truncation: str | None = None,
+        max_tokens: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[Classified]:
+        """The label of each text, by the model's classification head.
+
+        Args:
+            texts, truncation, max_tokens, progress: as of `encode`.
+
+        Returns one `Classified` per text: the likeliest label, its probability, and the probability of every label. Probabilities are
+        softmax over the labels, or, of a head whose labels do not exclude each other, the logistic function of each; a head with
+        a number for a result (regression) has that number.
+
+        Raises MissingHeadError where the model has no such head, and what `encode` raises.
+        """
+        self._require_head("sequence_classification")
+        groups = self._stream(
+            text_iterator(texts), len(self.labels), *self._limits("truncate" if truncation is None else truncation, max_tokens), scores=True
+        )
+        result = _collect(groups, len(texts) if isinstance(texts, Sequence) else None, progress)
+        if truncation is None and result.truncated.any():
+            _warn_of_truncation(int(result.truncated.sum()), len(result.truncated), max_tokens or self.max_tokens)
+        return classified(result.vectors, self.labels)
+
+    def logits(self, ids: NDArray[np.int32], offsets: NDArray[np.int64], types: NDArray[np.uint8] | None = None) -> NDArray[np.float32]:
+        """The outputs of the model's head for texts that are tokenized already.
+
+        Args:
+            ids, offsets, types: as of `encode_ids`.
+
+        Returns:
+            float32 (n, labels) of a head for texts, (total_tokens, labels) of one for tokens; of question answering, the labels are
+            "start" and "end".
+        """
+        self._require_head(None)
+        return run_ids(self._pool, self._model, *checked_ids(ids, offsets, types), "scores")
+
+    def _require_head(self, kind: str | None) -> None:
+        found = self.info()["head"]
+        if found == "none" or kind not in (None, found):
+            has = "no head" if found == "none" else f"a head for {found.replace('_', ' ')}"
+            wanted = f"a head for {kind.replace('_', ' ')}" if kind else "a head"
+            raise MissingHeadError(f"{self.path}: the model has {has}, {wanted} is needed")
 
     # ------------------------------------------------------------ tokens
 
@@ -388,10 +369,7 @@ class Model:
     def vocabulary(self) -> list[str]:
         """The pieces of the vocabulary, in the order of their ids."""
         tokenizer = self._model.tokenizer
-        count = int(tokenizer.vocab_size)
-        offsets = np.frombuffer(ffi.buffer(ffi.cast("char *", tokenizer.piece_offsets), 4 * (count + 1)), np.uint32)
-        pieces = bytes(ffi.buffer(ffi.cast("char *", tokenizer.pieces), int(offsets[-1])))
-        return [pieces[a:b].decode("utf-8", "replace") for a, b in pairwise(offsets.tolist())]
+        return _table(tokenizer.pieces, tokenizer.piece_offsets, int(tokenizer.vocab_size))
 
     # ------------------------------------------------------------ ranking
 
@@ -421,6 +399,29 @@ class Model:
         if capacity <= _KEPT_TOKENS:
             self._local.scratch = scratch
         return scratch
+
+
+def _collect(groups: Iterable[Encoded], total: int | None, progress: Progress | None) -> Encoded:
+    """All groups as one, with `progress` called for each."""
+    if progress is not None and not callable(progress):
+        raise InvalidArgumentError(f"progress must be a function, not {type(progress).__name__}")
+    parts = []
+    done = 0
+    for group in groups:
+        parts.append(group)
+        done += len(group.vectors)
+        if progress is not None and progress(done, total) is False:
+            raise CancelledError(f"cancelled by the progress callback after {done} texts")
+    if not parts:
+        raise InvalidArgumentError("texts is empty: pass at least one text")
+    return parts[0] if len(parts) == 1 else Encoded(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+
+def _table(texts: int, offsets: int, count: int) -> list[str]:
+    """Strings of the file: UTF-8 bytes one behind the other, and uint32 [count + 1] offsets."""
+    ends = np.frombuffer(ffi.buffer(ffi.cast("char *", offsets), 4 * (count + 1)), np.uint32)
+    data = bytes(ffi.buffer(ffi.cast("char *", texts), int(ends[-1])))
+    return [data[a:b].decode("utf-8", "replace") for a, b in pairwise(ends.tolist())]
 
 
 def _warn_of_truncation(truncated: int, texts: int, limit: int) -> None:

@@ -42,6 +42,27 @@ class Tokens(NamedTuple):
     truncated: bool
 
 
+class Classified(NamedTuple):
+    """A text's label.
+
+    Attributes:
+        label: the likeliest label.
+        score: its probability, or the number that a regression gives.
+        scores: the same of every label, in the model's order.
+    """
+
+    label: str
+    score: float
+    scores: dict[str, float]
+
+
+def classified(scores: NDArray[np.float32], labels: list[str]) -> list[Classified]:
+    """One result per row of (n, labels)."""
+    best = scores.argmax(axis=1).tolist()
+    rows = scores.tolist()
+    return [Classified(labels[i], row[i], dict(zip(labels, row, strict=True))) for i, row in zip(best, rows, strict=True)]
+
+
 def convert(vectors: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     """float32 (n, dim) as it is, int8 (n, dim) or uint8 (n, ceil(dim/8)), see `Model.encode`."""
     if dtype == "float32":

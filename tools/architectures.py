@@ -33,7 +33,8 @@ class Architecture:
         always_projected: it has that layer even where both have the same size.
         layer: the name of a layer; `{layer}`, or `{group}` and `{inner}` where layers are shared.
         linears, norms: parts of a layer, by their names in a `.tbrt` file.
-        heads: tensors of heads, which sentence vectors do not use, by the beginning of their names.
+        pooled: the head of a classifier of texts: its dense layer on the first token, or "", the activation behind that, its output layer.
+        heads: tensors of heads, by the beginning of their names.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Architecture:
     layer: str = "encoder.layer.{layer}"
     linears: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _BERT_LINEARS)
     norms: Mapping[str, str] = field(default_factory=lambda: _BERT_NORMS)
+    pooled: tuple[str, str, str] = ("pooler.dense", "tanh", "classifier")
     heads: tuple[str, ...] = ("pooler.", "cls.", "classifier.", "qa_outputs.")
 
     def key(self, name: str) -> str:
@@ -65,7 +67,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     for each in (
         Architecture("bert", "bert."),
         # Liu et al. 2019: positions are counted from padding_idx + 1 on.
-        Architecture("roberta", "roberta.", positions_begin="pad", heads=("pooler.", "lm_head.", "classifier.", "qa_outputs.")),
+        Architecture(
+            "roberta",
+            "roberta.",
+            positions_begin="pad",
+            pooled=("classifier.dense", "tanh", "classifier.out_proj"),
+            heads=("pooler.", "lm_head.", "classifier.", "qa_outputs."),
+        ),
         # Sanh et al. 2019.
         Architecture(
             "distilbert",
@@ -87,6 +95,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
                 "ffn.out": ("ffn.lin2",),
             },
             norms={"attention.norm": "sa_layer_norm", "ffn.norm": "output_layer_norm"},
+            pooled=("pre_classifier", "relu", "classifier"),
             heads=("vocab_transform.", "vocab_layer_norm.", "vocab_projector.", "pre_classifier.", "classifier.", "qa_outputs."),
         ),
         # Lan et al. 2020: factorised embeddings (section 3.1), layers shared in groups.
@@ -104,6 +113,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
                 "ffn.out": ("ffn_output",),
             },
             norms={"attention.norm": "attention.LayerNorm", "ffn.norm": "full_layer_layer_norm"},
+            pooled=("pooler", "tanh", "classifier"),
             heads=("pooler.", "predictions.", "sop_classifier.", "classifier.", "qa_outputs."),
         ),
         # Clark et al. 2020.
@@ -111,6 +121,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "electra",
             "electra.",
             project="embeddings_project",
+            pooled=("classifier.dense", "gelu", "classifier.out_proj"),
             heads=("discriminator_predictions.", "generator_predictions.", "generator_lm_head.", "classifier.", "qa_outputs."),
         ),
     )

@@ -26,6 +26,7 @@ from tinybert_rt.format.trie import build_trie
 from tinybert_rt.format.writer import write_model
 
 from . import quantize
+from .heads import head_tensors, read_head
 from .hf import ConversionError, Embedding, EncoderConfig, Weights, file_digest, read_config, read_embedding, read_weights
 from .hf_tokenizer import WordPieceTokenizer, read_tokenizer
 
@@ -96,6 +97,10 @@ def convert(
     encoder = read_config(embedding.transformer)
     tokenizer = read_tokenizer(embedding.transformer)
     notes = [*embedding.notes, *tokenizer.notes]
+    head = read_head(embedding.transformer)
+    if head is not None and embedding.pooling is None:
+        # A classifier or tagger says nothing of sentence vectors, and is rarely asked for them.
+        pooling, normalize = pooling or "mean", bool(normalize)
     pooling, normalize = _embedding_kind(directory, embedding, pooling, normalize, notes)
     if embedding.lowers_text and not tokenizer.flags & layout.LOWERCASE:
         path = embedding.transformer / "sentence_bert_config.json"
@@ -109,6 +114,9 @@ def convert(
     weights = read_weights(embedding.transformer, encoder.architecture)
     weight_tensors, reports = _weight_tensors(weights, encoder, len(tokenizer.pieces), dtype == "int8")
     tensors.update(weight_tensors)
+    made, fields = head_tensors(head, encoder.architecture, weights, encoder.hidden_size)
+    tensors.update(made)
+    config.update(fields)
     notes += weights.check_rest()
     metadata = {
         "name": name or directory.resolve().name,

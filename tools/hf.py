@@ -248,7 +248,7 @@ class Weights:
         if self.unread:
             name = self._architecture.name
             raise ConversionError(f"{self.path}: tensor {next(iter(self.unread))!r} is not part of an encoder of the kind {name!r}")
-        return [f"{self.path.name}: heads ({', '.join(heads)}): ignored, sentence vectors do not use them"] if heads else []
+        return [f"{self.path.name}: heads ({', '.join(heads)}): ignored, nothing uses them"] if heads else []
 
 
 def _modern_name(name: str, prefix: str) -> str:

@@ -369,6 +369,20 @@ static void test_fork_in_a_call(tbrt_model *model, size_t dim) {
     tbrt_session_free(at.session);
 }
 
+static void test_a_model_without_a_head(tbrt_model *model) {
+    tbrt_session *session = NULL;
+    CHECK(tbrt_session_new(model, NULL, &session, NULL) == TBRT_OK);
+    float score;
+    const int32_t ids[2] = {2, 3};
+    const int64_t offsets[2] = {0, 2};
+    CHECK(tbrt_classify(session, TEXTS, NULL, 1, NULL, &score, 1) == TBRT_MISSING_HEAD && *tbrt_session_message(session) != '\0');
+    CHECK(tbrt_logits(session, ids, NULL, offsets, 1, &score, 1) == TBRT_MISSING_HEAD);
+    const char *label;
+    size_t size;
+    CHECK(tbrt_model_label(model, 0, &label, &size) == TBRT_INVALID_ARGUMENT);
+    tbrt_session_free(session);
+}
+
 static void *encode_many_times(void *argument) {
     job *mine = argument;
     tbrt_session_options threads = TBRT_SESSION_OPTIONS_INIT;
@@ -419,6 +433,7 @@ int main(int argc, char **argv) {
         test_calls(model, (size_t)info.dim);
         test_threads(model, (size_t)info.dim);
         test_offsets(model, (size_t)info.dim);
+        test_a_model_without_a_head(model);
         test_fork_in_a_call(model, (size_t)info.dim);
         test_threads_that_do_not_start(model);
     }

@@ -11,7 +11,7 @@ from tinybert_rt.aot.targets import Target
 from tinybert_rt.encoder.structs import GROUP_TEXTS, SEMAPHORE_BYTES
 from tinybert_rt.engine import abi
 from tinybert_rt.engine.cpus import MAX_THREADS
-from tinybert_rt.format.layout import ARCHITECTURES, MAX_TENSORS, POOLINGS
+from tinybert_rt.format.layout import ARCHITECTURES, HEADS, MAX_TENSORS, POOLINGS
 from tinybert_rt.format.structs import MODEL_BYTES
 from tinybert_rt.isa.levels import IsaLevel
 from tinybert_rt.text.limits import TRUNCATIONS
@@ -84,6 +84,8 @@ def kernels_header() -> str:
         "TBRT_TRUNCATION_COUNT": len(TRUNCATIONS),
         "TBRT_POOLING_NAMES": _names(POOLINGS),
         "TBRT_ARCHITECTURE_NAMES": _names(ARCHITECTURES),
+        "TBRT_HEAD_NAMES": _names(HEADS),
+        "TBRT_HEAD_OF_TEXTS": HEADS["sequence_classification"],
     }
     defines = "".join(f"#define {name} {value}\n" for name, value in constants.items())
     return f"#ifndef TBRT_KERNELS_H\n#define TBRT_KERNELS_H\n#include <stdint.h>\n\n{defines}\n{abi.c_structs()}\n{abi.c_table()}\n#endif\n"

@@ -83,7 +83,8 @@ static int run(tbrt_session *session, const tbrt_encode_options *options, const 
     kernel_request *request = &session->request;
     const kernel_functions *kernels = &session->model->level->kernels;
     const size_t step = options->pairs ? 2 : 1;
-    const int64_t out = request->out;
+    const int64_t out = request->out, scores = request->scores, labels = session->model->kernel->labels;
+    const int scores_of_texts = scores != 0 && session->model->kernel->head == TBRT_HEAD_OF_TEXTS; /* of tokens: placed as the ids are */
     size_t done = 0, placed = 0; /* texts before these are finished, and have been placed */
     while (done < count) {
         if (texts != NULL && done == placed) {
@@ -106,6 +107,8 @@ static int run(tbrt_session *session, const tbrt_encode_options *options, const 
             request->id_offsets = address(offsets + done);
         }
         request->out = out == 0 ? 0 : out + 4 * (int64_t)(done * (size_t)options->dim);
+        if (scores_of_texts)
+            request->scores = scores + 4 * (int64_t)done * labels;
         const int status = (int)kernels->encode(&session->kernel, request);
         const size_t finished = request->done > 0 ? (size_t)request->done : 0;
         for (size_t i = 0; i < finished && texts != NULL; i++) {
@@ -149,30 +152,73 @@ int tbrt_encode(tbrt_session *session, const char *const *texts, const size_t *s
     return tbrt_leave(session, run(session, &options, texts, sizes, NULL, count));
 }
 
-/* tbrt_encode_ids or tbrt_hidden_states: texts that are tokenized already. */
+/* The model must have a head, for texts if that is asked. */
+static int require_head(tbrt_session *session, int of_texts) {
+    const int64_t head = session->model->kernel->head;
+    if (head != 0 && (!of_texts || head == TBRT_HEAD_OF_TEXTS))
+        return TBRT_OK;
+    return tbrt_complain(session, TBRT_MISSING_HEAD, head == 0 ? "the model has no head" : "the model has no head that classifies texts");
+}
+
+int tbrt_classify(tbrt_session *session, const char *const *texts, const size_t *sizes, size_t count, const tbrt_encode_options *given,
+                  float *scores, size_t scores_size) {
+    int status = tbrt_enter(session);
+    if (status != TBRT_OK)
+        return status;
+    tbrt_encode_options options;
+    status = read_encode_options(session, given, &options, 0, 0);
+    if (status == TBRT_OK)
+        status = require_head(session, 1);
+    if (status != TBRT_OK || count == 0)
+        return tbrt_leave(session, status);
+    const size_t labels = (size_t)session->model->kernel->labels;
+    if (texts == NULL || scores == NULL)
+        return tbrt_leave(session, tbrt_complain(session, TBRT_INVALID_ARGUMENT, texts == NULL ? "texts is NULL" : "scores is NULL"));
+    if (count > scores_size / labels) {
+        snprintf(session->message, sizeof session->message, "scores_size is %zu floats; scores of %zu texts with %zu labels each need more",
+                 scores_size, count, labels);
+        return tbrt_leave(session, TBRT_BUFFER_TOO_SMALL);
+    }
+    memset(&session->request, 0, sizeof session->request);
+    session->request.pairs = options.pairs;
+    session->request.truncation = options.truncation;
+    session->request.max_tokens = options.max_tokens;
+    session->request.scores = address(scores);
+    session->request.probabilities = 1;
+    return tbrt_leave(session, run(session, &options, texts, sizes, NULL, count));
+}
+
+/* Where the results of texts that are tokenized already go: one of the three, and the floats of it for each token (0: for each text). */
+typedef struct {
+    float *vectors, *hidden, *logits;
+    size_t size, of_token, of_text;
+} places;
+
+/* tbrt_encode_ids, tbrt_hidden_states or tbrt_logits: texts that are tokenized already. */
 static int encode_ids(tbrt_session *session, const int32_t *ids, const uint8_t *types, const int64_t *offsets, size_t count,
-                      const tbrt_encode_options *options, float *vectors, float *hidden, size_t hidden_size) {
-    if (ids == NULL || offsets == NULL || (vectors == NULL && hidden == NULL))
+                      const tbrt_encode_options *options, const places *to) {
+    if (ids == NULL || offsets == NULL || (to->vectors == NULL && to->hidden == NULL && to->logits == NULL))
         return tbrt_complain(session, TBRT_INVALID_ARGUMENT,
                         ids == NULL ? "ids is NULL" : offsets == NULL ? "offsets is NULL" : "the results have no place: NULL");
-    const int64_t total = offsets[count], width = session->model->kernel->hidden_size;
+    const int64_t total = offsets[count];
     if (offsets[0] != 0)
         return tbrt_complain(session, TBRT_INVALID_ARGUMENT, "offsets must begin with 0");
     for (size_t i = 0; i < count; i++) /* so that the kernels see sizes that are sizes, and the room below is all that is written */
         if (offsets[i + 1] < offsets[i])
             return complain_of(session, options, TBRT_INVALID_ARGUMENT, (int64_t)i, offsets);
-    if (hidden != NULL && (uint64_t)total > hidden_size / (uint64_t)width) {
-        snprintf(session->message, sizeof session->message, "hidden_size is %zu floats; %lld tokens of %lld elements need more room",
-                 hidden_size, (long long)total, (long long)width);
+    if ((to->of_token != 0 && (uint64_t)total > to->size / to->of_token) || (to->of_text != 0 && count > to->size / to->of_text)) {
+        snprintf(session->message, sizeof session->message, "there is room for %zu floats; %lld %s with %zu each need more", to->size,
+                 to->of_token != 0 ? (long long)total : (long long)count, to->of_token != 0 ? "tokens" : "texts", to->of_token + to->of_text);
         return TBRT_BUFFER_TOO_SMALL;
     }
     memset(&session->request, 0, sizeof session->request);
     session->request.ids = address(ids);
     session->request.n_ids = total;
     session->request.types = types == NULL ? 0 : address(types);
-    session->request.out = vectors == NULL ? 0 : address(vectors);
+    session->request.out = to->vectors == NULL ? 0 : address(to->vectors);
     session->request.dim = options->dim;
-    session->request.hidden = hidden == NULL ? 0 : address(hidden);
+    session->request.hidden = to->hidden == NULL ? 0 : address(to->hidden);
+    session->request.scores = to->logits == NULL ? 0 : address(to->logits);
     return run(session, options, NULL, NULL, offsets, count);
 }
 
@@ -187,7 +233,8 @@ int tbrt_encode_ids(tbrt_session *session, const int32_t *ids, const uint8_t *ty
         status = tbrt_complain(session, TBRT_INVALID_ARGUMENT, "pairs: ids are given, so that types say what belongs to which text");
     if (status != TBRT_OK || count == 0)
         return tbrt_leave(session, status);
-    return tbrt_leave(session, encode_ids(session, ids, types, offsets, count, &options, vectors, NULL, 0));
+    const places to = {vectors, NULL, NULL, 0, 0, 0}; /* its room has been checked */
+    return tbrt_leave(session, encode_ids(session, ids, types, offsets, count, &options, &to));
 }
 
 int tbrt_hidden_states(tbrt_session *session, const int32_t *ids, const uint8_t *types, const int64_t *offsets, size_t count, float *hidden,
@@ -199,5 +246,23 @@ int tbrt_hidden_states(tbrt_session *session, const int32_t *ids, const uint8_t 
     status = read_encode_options(session, NULL, &options, 0, 0);
     if (status != TBRT_OK || count == 0)
         return tbrt_leave(session, status);
-    return tbrt_leave(session, encode_ids(session, ids, types, offsets, count, &options, NULL, hidden, hidden_size));
+    const places to = {NULL, hidden, NULL, hidden_size, (size_t)session->model->kernel->hidden_size, 0};
+    return tbrt_leave(session, encode_ids(session, ids, types, offsets, count, &options, &to));
+}
+
+int tbrt_logits(tbrt_session *session, const int32_t *ids, const uint8_t *types, const int64_t *offsets, size_t count, float *logits,
+                size_t logits_size) {
+    int status = tbrt_enter(session);
+    if (status != TBRT_OK)
+        return status;
+    tbrt_encode_options options;
+    status = read_encode_options(session, NULL, &options, 0, 0);
+    if (status == TBRT_OK)
+        status = require_head(session, 0);
+    if (status != TBRT_OK || count == 0)
+        return tbrt_leave(session, status);
+    const size_t labels = (size_t)session->model->kernel->labels;
+    const int of_texts = session->model->kernel->head == TBRT_HEAD_OF_TEXTS;
+    const places to = {NULL, NULL, logits, logits_size, of_texts ? 0 : labels, of_texts ? labels : 0};
+    return tbrt_leave(session, encode_ids(session, ids, types, offsets, count, &options, &to));
 }

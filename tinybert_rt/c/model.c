@@ -143,6 +143,7 @@ void tbrt_model_close(tbrt_model *model) {
 int tbrt_model_get_info(const tbrt_model *model, tbrt_model_info *info) {
     static const char *const poolings[] = {TBRT_POOLING_NAMES};
     static const char *const architectures[] = {TBRT_ARCHITECTURE_NAMES};
+    static const char *const heads[] = {TBRT_HEAD_NAMES};
     if (model == NULL)
         return TBRT_INVALID_ARGUMENT;
     const kernel_model *kernel = model->kernel;
@@ -166,8 +167,18 @@ int tbrt_model_get_info(const tbrt_model *model, tbrt_model_info *info) {
         .header_size = (size_t)header_size,
         .file_size = model->size,
         .architecture = architectures[kernel->architecture],
+        .head = heads[kernel->head],
+        .labels = (int32_t)kernel->labels,
     };
     return tbrt_write_struct(info, &known, sizeof known);
+}
+
+/* A string of the file: bytes one behind the other, and uint32 offsets of any alignment. */
+static void string_of(int64_t texts, int64_t offsets, int32_t index, const char **text, size_t *size) {
+    uint32_t limits[2];
+    memcpy(limits, (const unsigned char *)(uintptr_t)offsets + 4 * (size_t)index, sizeof limits);
+    *text = (const char *)(uintptr_t)texts + limits[0];
+    *size = limits[1] - limits[0];
 }
 
 int tbrt_model_piece(const tbrt_model *model, int32_t id, const char **piece, size_t *size) {
@@ -176,9 +187,13 @@ int tbrt_model_piece(const tbrt_model *model, int32_t id, const char **piece, si
     const kernel_tokenizer *tokenizer = &model->kernel->tokenizer;
     if (id < 0 || id >= tokenizer->vocab_size)
         return TBRT_TOKEN_ID;
-    uint32_t limits[2];
-    memcpy(limits, (const unsigned char *)(uintptr_t)tokenizer->piece_offsets + 4 * (size_t)id, sizeof limits);
-    *piece = (const char *)(uintptr_t)tokenizer->pieces + limits[0];
-    *size = limits[1] - limits[0];
+    string_of(tokenizer->pieces, tokenizer->piece_offsets, id, piece, size);
+    return TBRT_OK;
+}
+
+int tbrt_model_label(const tbrt_model *model, int32_t index, const char **label, size_t *size) {
+    if (model == NULL || label == NULL || size == NULL || index < 0 || index >= model->kernel->labels)
+        return TBRT_INVALID_ARGUMENT;
+    string_of(model->kernel->label_texts, model->kernel->label_offsets, index, label, size);
     return TBRT_OK;
 }

@@ -12,6 +12,7 @@ from tinybert_rt.encoder.forward import forward
 from tinybert_rt.encoder.structs import NO_STAGE, TOKENIZE, Session
 from tinybert_rt.encoder.team import give_job, mark, meet, wait_for_job
 from tinybert_rt.errors import InvalidArgumentError, TokenIdError
+from tinybert_rt.format.layout import HEADS
 from tinybert_rt.kernels.jit import kernel
 from tinybert_rt.kernels.memory import atomic_add, load_i32, load_i64, load_u8, store_i32, store_i64, store_u8
 from tinybert_rt.text.sequence import tokenize
@@ -19,6 +20,7 @@ from tinybert_rt.text.sequence import tokenize
 _NEXT_CHUNK_OFFSET = Session.fields["next_chunk"].offset
 _BAD_ID = TokenIdError.code
 _BAD_ARGUMENT = InvalidArgumentError.code
+_OF_TEXTS = HEADS["sequence_classification"]
 
 
 @kernel
@@ -26,6 +28,8 @@ def _check_request(session, request):
     """Numbers that would lead outside a buffer: max_tokens, dim, pairs, texts that end before they begin."""
     model = session.model
     bad = request.n_texts < 0 or (request.out != 0 and (request.dim < 1 or request.dim > model.hidden_size))
+    if request.scores != 0 and (model.head == 0 or (model.head != _OF_TEXTS and request.texts != 0)):
+        bad = True  # scores of tokens need room that the caller knows of only where the tokens are given
     if request.texts != 0:
         smallest = 3 if request.pairs != 0 else 2
         bad = bad or request.pairs < 0 or request.pairs > 1

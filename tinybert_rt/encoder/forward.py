@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tinybert_rt.encoder.heads import apply_head
 from tinybert_rt.encoder.structs import (
     ATTENTION,
     ATTENTION_OUTPUT,
@@ -236,9 +237,10 @@ def _quantize_inner(inner, width, rows, rank, team):  # type: ignore[no-untyped-
 
 
 @kernel
-def _finish_text(session, request, part, text, pooled):  # type: ignore[no-untyped-def]
-    """Pool one text's rows, cut to request.dim, normalize, and write; also its hidden states where they are asked for."""
+def _finish_text(session, request, part, local, text):  # type: ignore[no-untyped-def]
+    """Pool one text's rows, cut to request.dim, normalize, and write; also its hidden states and scores where they are asked for."""
     model = session.model
+    pooled = local.pooled
     width = model.hidden_width
     start = load_i64(part.row_starts + 8 * text)
     tokens = load_i64(part.row_starts + 8 * (text + 1)) - start
@@ -253,6 +255,8 @@ def _finish_text(session, request, part, text, pooled):  # type: ignore[no-untyp
         for row in range(tokens):
             for i in range(model.hidden_size):
                 store_f32(target + (row * model.hidden_size + i) * 4, load_f32(x + (row * width + i) * 4))
+    if request.scores != 0:
+        apply_head(session, request, local, x, tokens, item)
     if request.out == 0:
         return
     if model.pooling == _CLS:
@@ -308,5 +312,5 @@ def forward(session, request, part, local, first_text, last_text, worker, worker
     if rows_apart(rows, workers):
         meet(session, local, workers, NO_STAGE)
     for text in range(worker, last_text - first_text, workers):
-        _finish_text(session, request, part, text, local.pooled)
+        _finish_text(session, request, part, local, text)
     meet(session, local, workers, POOL)

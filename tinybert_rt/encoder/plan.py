@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinybert_rt.encoder.structs import GROUP_TEXTS, GROUP_TOKENS, INNER_ROWS, SEMAPHORE_BYTES, SMALLEST_CHUNK, Slice, Worker
+from tinybert_rt.encoder.structs import GROUP_TEXTS, GROUP_TOKENS, HEAD_ROWS, INNER_ROWS, SEMAPHORE_BYTES, SMALLEST_CHUNK, Slice, Worker
 from tinybert_rt.format.layout import WEIGHT_DTYPES
 from tinybert_rt.kernels.attention import attention_bytes
 from tinybert_rt.kernels.attention_int8 import attention_int8_bytes
@@ -136,13 +136,18 @@ def _plan_worker(session, model, worker, cursor, place):  # type: ignore[no-unty
         pooled = take(attention, attention_int8_bytes(session.attention_tokens, session.head_width))
     else:
         pooled = take(attention, attention_bytes(session.attention_tokens, session.head_width))
-    text = take(pooled, model.hidden_width * 4)
+    head = take(pooled, model.hidden_width * 4)
+    head_bytes = 0
+    if model.head != 0:
+        head_bytes = (model.hidden_width + HEAD_ROWS * _round_up(model.labels, 64)) * 4
+    text = take(head, head_bytes)
     semaphore = take(text, WORD_SCRATCH_BYTES)
     end = take(semaphore, SEMAPHORE_BYTES)
     if place:
         worker.tile = tile
         worker.attention = attention
         worker.pooled = pooled
+        worker.head = head
         worker.text = text
         worker.trace = 0
         worker.semaphore = semaphore

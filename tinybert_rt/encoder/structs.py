@@ -91,6 +91,7 @@ Worker = Struct(
         ("tile", "ptr"),
         ("attention", "ptr"),
         ("pooled", "ptr"),
+        ("head", "ptr"),  # float32 [hidden_width] and [HEAD_ROWS][padded labels]
         ("text", "ptr"),
         ("semaphore", "ptr"),
         ("trace", "ptr"),
@@ -118,6 +119,8 @@ Request = Struct(
         ("out", "ptr"),  # float32 [n_texts][dim], or 0
         ("dim", "i64"),
         ("hidden", "ptr"),  # float32 [total tokens][hidden_size], or 0
+        ("scores", "ptr"),  # float32 [n_texts][labels], or of heads of tokens [total tokens][labels], or 0
+        ("probabilities", "i64"),  # 1: probabilities take the place of logits in scores
         ("token_counts", "ptr"),  # int32 [n_texts]: tokens before truncation, or 0
         ("truncated", "ptr"),  # u8 [n_texts], or 0
         ("done", "i64"),  # result: texts finished, from the first
@@ -182,6 +185,9 @@ SMALLEST_CHUNK = 128
 
 INNER_ROWS = 64
 """Rows of the feed-forward layer's inner activations that are alive at a time."""
+
+HEAD_ROWS = 64
+"""Rows of a head's output that are alive at a time."""
 
 ROWS_APART = 16
 """From so many rows for each worker on, workers take rows instead of columns."""

@@ -66,8 +66,16 @@ CONFIG_FIELDS = (
     "embedding_size",
     "stored_layers",
     "inner_layers",
+    "head",
+    "labels",
+    "head_activation",
+    "problem",
+    "labels_bytes",
 )
 """Fields are only ever added at the end, with 0 for what files without them mean."""
+
+OPTIONAL_FIELDS = CONFIG_FIELDS[CONFIG_FIELDS.index("embedding_size") :]
+"""Those that have been added; the readable copy leaves them out where they are 0."""
 
 CONFIG_INDEX = {name: index for index, name in enumerate(CONFIG_FIELDS)}
 
@@ -75,6 +83,16 @@ ARCHITECTURES = {"bert": 1, "roberta": 2, "distilbert": 3, "albert": 4, "electra
 WEIGHT_DTYPES = {"f32": 0, "int8": 1}
 POOLINGS = {"cls": 1, "mean": 2, "max": 3}
 TOKENIZER_KINDS = {"wordpiece": 1}
+
+HEADS = {"none": 0, "sequence_classification": 1, "token_classification": 2, "question_answering": 3}
+HEAD_ACTIVATIONS = {"none": 0, "tanh": 1, "gelu": 2, "relu": 3}
+"""Between the dense layer and the output layer of a head; "none": there is no dense layer."""
+
+PROBLEMS = {"single_label": 0, "multi_label": 1, "regression": 2}
+"""What the outputs of a head are: logits of one label of all, of labels that hold or not, or numbers."""
+
+MAX_LABELS = 65536
+MAX_LABELS_BYTES = 1 << 20
 
 # Bits of "tokenizer_flags".
 CLEAN_TEXT = 1
@@ -115,8 +133,24 @@ CONFIG_RANGES: dict[str, tuple[int, int]] = {
     "embedding_size": (0, MAX_HIDDEN_SIZE),
     "stored_layers": (0, MAX_LAYERS),
     "inner_layers": (0, MAX_LAYERS),
+    "head": (0, len(HEADS) - 1),
+    "labels": (0, MAX_LABELS),
+    "head_activation": (0, len(HEAD_ACTIVATIONS) - 1),
+    "problem": (0, len(PROBLEMS) - 1),
+    "labels_bytes": (0, MAX_LABELS_BYTES),
 }
-CONFIG_KINDS = ("architecture", "activation", "weight_dtype", "pooling", "normalize", "tokenizer_kind", "tokenizer_flags")
+CONFIG_KINDS = (
+    "architecture",
+    "activation",
+    "weight_dtype",
+    "pooling",
+    "normalize",
+    "tokenizer_kind",
+    "tokenizer_flags",
+    "head",
+    "head_activation",
+    "problem",
+)
 """Fields that choose among kinds: a value out of range is one that a later release may know."""
 
 CONFIG_IDS = ("unk_id", "cls_id", "sep_id", "pad_id", "mask_id")
@@ -236,6 +270,12 @@ def _norm(name: str, width: Dimension = _HIDDEN) -> list[TensorRule]:
     return [TensorRule(f"{name}.weight", "F32", (width,)), TensorRule(f"{name}.bias", "F32", (width,))]
 
 
+def _head_linear(name: str, outputs: str, field: str) -> list[TensorRule]:
+    columns = Dimension(outputs, multiple=COLUMN_MULTIPLE)
+    weight = (columns._replace(divisor=LANES), Dimension("hidden_size"), _number(LANES))
+    return [TensorRule(f"{name}.weight", "F32", weight, None, field), TensorRule(f"{name}.bias", "F32", (columns,), None, field)]
+
+
 def _linear(name: str, field: str = "") -> list[TensorRule]:
     inputs, outputs, parts = _LINEARS[name]
     columns = Dimension(outputs, multiple=COLUMN_MULTIPLE, factor=parts)
@@ -261,6 +301,10 @@ GLOBAL_RULES: tuple[TensorRule, ...] = (
     *_table("embeddings.type", "type_vocab_size"),
     *_norm("embeddings.norm", _EMBEDDING),
     *_linear("embeddings.project", "embedding_size"),
+    *_head_linear("head.dense", "hidden_size", "head_activation"),
+    *_head_linear("head.output", "labels", "head"),
+    TensorRule("head.labels", "U8", (Dimension("labels_bytes", multiple=ALIGNMENT),), None, "head"),
+    TensorRule("head.label_offsets", "U32", (Dimension("labels", plus=1, multiple=LANES),), None, "head"),
 )
 """The tensors before the layers, in file order."""
 

@@ -126,6 +126,7 @@ TEMPLATES: dict[int, Template] = {
     errors.HeadSizeError.code: _template(
         "{position} attention heads do not divide hidden_size {detail}, or take more than {MAX_DEPTH} padded columns"
     ),
+    errors.HeadLabelsError.code: _template("a head of the kind {detail} cannot have {position} labels: {DAMAGED}"),
     errors.LayerSharingError.code: _template("{detail} stored layers cannot be shared by {position} layers: {DAMAGED}"),
     errors.TokenLimitError.code: _template("config field 'max_tokens' is {position}, but there are only {detail} positions: {DAMAGED}"),
     errors.SpecialTokenError.code: _template("config field '{field}' is {position}, which is outside the vocabulary: {DAMAGED}"),

@@ -53,6 +53,11 @@ _TRIE_NODES = CONFIG_INDEX["trie_nodes"]
 _ADDED_TOKENS = CONFIG_INDEX["added_tokens"]
 _PIECES_BYTES = CONFIG_INDEX["pieces_bytes"]
 _EMBEDDING_SIZE = CONFIG_INDEX["embedding_size"]
+_HEAD = CONFIG_INDEX["head"]
+_LABELS = CONFIG_INDEX["labels"]
+_HEAD_ACTIVATION = CONFIG_INDEX["head_activation"]
+_PROBLEM = CONFIG_INDEX["problem"]
+_LABELS_BYTES = CONFIG_INDEX["labels_bytes"]
 
 
 @inline
@@ -83,6 +88,12 @@ def _read_config(config, model):
     model.embedding_size = embedding_columns(config)
     model.embedding_width = _pad(model.embedding_size, COLUMN_MULTIPLE)
     model.projected = 1 if field(config, _EMBEDDING_SIZE) != 0 else 0
+    model.head = field(config, _HEAD)
+    model.labels = field(config, _LABELS)
+    model.head_activation = field(config, _HEAD_ACTIVATION)
+    model.problem = field(config, _PROBLEM)
+    model.label_texts = 0
+    model.label_offsets = 0
     model.layers = _layers_at(model.address + _MODEL_BYTES)
 
 
@@ -196,6 +207,24 @@ def _open_layer(data, entries, place, model, layer, error):
 
 
 @kernel
+def _open_head(data, entries, place, labels_bytes, model, error):
+    """Check and fill the head at `place`; returns status, next place."""
+    entry = entries_at(entries)
+    hidden = model.hidden_size
+    labels = model.labels
+    status = 0
+    if model.head_activation != 0:
+        status, place = _open_linear(data, entries, place, False, hidden, 1, hidden, hidden, hidden, model.head_dense, error)
+    if status == 0:
+        status, place = _open_linear(data, entries, place, False, hidden, 1, labels, labels, labels, model.head_output, error)
+    if status != 0:
+        return status, place
+    model.label_texts = data + entry[place].begin
+    model.label_offsets = data + entry[place + 1].begin
+    return check_pieces(data, entry[place], entry[place + 1], labels_bytes, labels, error), place + 2
+
+
+@kernel
 def _copy_layer(source, target):
     """The same weights for another layer."""
     for offset in range(0, _LAYER_BYTES, 8):
@@ -246,6 +275,8 @@ def open_model(data, size, entries, max_entries, model, error):
     if status == 0 and model.projected != 0:
         size = model.embedding_size
         status, place = _open_linear(data, entries, place, int8, size, 1, hidden, hidden, hidden, model.embedding_project, error)
+    if status == 0 and model.head != 0:
+        status, place = _open_head(data, entries, place, field(config, _LABELS_BYTES), model, error)
     for index in range(stored_layers(config)):
         if status == 0:
             status, place = _open_layer(data, entries, place, model, model.layers[index], error)

@@ -19,6 +19,7 @@ from tinybert_rt.format.layout import (
     DTYPE_CODES,
     EMBEDDING_COLUMNS,
     GLOBAL_RULES,
+    HEADS,
     HEADS_WIDTH,
     LANES,
     LAYER_RULES,
@@ -42,6 +43,7 @@ _KIND = errors.UnknownConfigValueError.code
 _RESERVED = errors.ReservedConfigError.code
 _HEADS = errors.HeadSizeError.code
 _SHARING = errors.LayerSharingError.code
+_LABELS = errors.HeadLabelsError.code
 _LIMIT = errors.TokenLimitError.code
 _SPECIAL = errors.SpecialTokenError.code
 
@@ -86,6 +88,12 @@ _HIDDEN_FIELD, _HEADS_FIELD, _MAX_TOKENS_FIELD, _POSITIONS_FIELD, _VOCAB_FIELD, 
     CONFIG_INDEX[name] for name in ("hidden_size", "num_heads", "max_tokens", "max_positions", "vocab_size", "weight_dtype", "num_layers")
 )
 _EMBEDDING_FIELD, _STORED_FIELD, _INNER_FIELD = (CONFIG_INDEX[name] for name in ("embedding_size", "stored_layers", "inner_layers"))
+
+
+_HEAD_FIELD, _LABELS_FIELD, _LABELS_BYTES_FIELD, _HEAD_ACTIVATION_FIELD = (
+    CONFIG_INDEX[name] for name in ("head", "labels", "labels_bytes", "head_activation")
+)
+_OF_TEXTS = HEADS["sequence_classification"]
 
 
 @inline
@@ -140,6 +148,12 @@ def check_config(config, error):
     stored = stored_layers(config)
     if stored > layers or layers % inner != 0 or stored % inner != 0:
         return fail(error, _SHARING, stored, layers)
+    head = field(config, _HEAD_FIELD)
+    labels = field(config, _LABELS_FIELD)
+    activation = field(config, _HEAD_ACTIVATION_FIELD)
+    wrong = labels == 0 or field(config, _LABELS_BYTES_FIELD) < labels or (head != _OF_TEXTS and activation != 0)
+    if (head != 0 and wrong) or (head == 0 and (labels != 0 or activation != 0)):
+        return fail(error, _LABELS, head, labels)
     if field(config, _MAX_TOKENS_FIELD) > field(config, _POSITIONS_FIELD):
         return fail(error, _LIMIT, field(config, _POSITIONS_FIELD), field(config, _MAX_TOKENS_FIELD))
     for i in range(_ID_COUNT):

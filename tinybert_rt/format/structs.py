@@ -107,6 +107,14 @@ Model = Struct(
         ("embedding_norm", Norm),
         ("embedding_project", Linear),
         ("tokenizer", Tokenizer),
+        ("head", "i64"),
+        ("problem", "i64"),
+        ("labels", "i64"),  # how many
+        ("head_activation", "i64"),
+        ("head_dense", Linear),
+        ("head_output", Linear),
+        ("label_texts", "ptr"),  # UTF-8 bytes of all labels
+        ("label_offsets", "ptr"),  # uint32 [labels + 1]
         ("layers", PointerTo(Layer)),
     ],
 )

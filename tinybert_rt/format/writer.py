@@ -16,6 +16,7 @@ from tinybert_rt.format.layout import (
     FORMAT_VERSION,
     MAX_HEADER_BYTES,
     MAX_PAIR_SUM,
+    OPTIONAL_FIELDS,
     pad,
     tensor_specs,
 )
@@ -39,7 +40,8 @@ def config_tensor(config: dict[str, int]) -> np.ndarray:
 
 def file_header(config: dict[str, int], metadata: dict[str, str]) -> bytes:
     """The bytes before the first tensor: length, JSON header, spaces up to a multiple of ALIGNMENT."""
-    text = {"config": json.dumps(config, sort_keys=True), **metadata}
+    shown = {name: value for name, value in config.items() if value or name not in OPTIONAL_FIELDS}
+    text = {"config": json.dumps(shown, sort_keys=True), **metadata}
     header: dict[str, Any] = {"__metadata__": {"format": FORMAT_NAME, "version": str(FORMAT_VERSION), **dict(sorted(text.items()))}}
     if set(header["__metadata__"]) & {"format", "version"} & set(metadata):
         raise ValueError("metadata: the keys 'format' and 'version' are written by the format itself")

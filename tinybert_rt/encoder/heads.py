@@ -1,0 +1,78 @@
+"""Heads on top of the encoder: labels of a text from its first token, or of every token. Their weights are float32 in every file."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinybert_rt.encoder.structs import HEAD_ROWS
+from tinybert_rt.format.layout import ACTIVATIONS, HEAD_ACTIVATIONS, HEADS, PROBLEMS
+from tinybert_rt.kernels.jit import inline, kernel
+from tinybert_rt.kernels.linear import PLAIN, linear_float
+from tinybert_rt.kernels.memory import load_i64
+from tinybert_rt.kernels.probabilities import copy_row, logistic_row, softmax_row, tanh_row
+
+_OF_TEXTS = HEADS["sequence_classification"]
+_TANH = HEAD_ACTIVATIONS["tanh"]
+_GELU = HEAD_ACTIVATIONS["gelu"]
+_MULTI_LABEL = PROBLEMS["multi_label"]
+_SINGLE_LABEL = PROBLEMS["single_label"]
+_GELU_EPILOGUE = np.int64(ACTIVATIONS["gelu"])
+_RELU_EPILOGUE = np.int64(ACTIVATIONS["relu"])
+
+
+@inline
+def _linear(local, x, x_stride, rows, weights, out, epilogue):  # type: ignore[no-untyped-def]
+    target = local.target
+    target.out = out
+    target.residual = 0
+    target.row_stride = weights.outputs * 4
+    target.part_blocks = weights.outputs >> 4
+    target.part_stride = 0
+    target.group_blocks = weights.outputs >> 4
+    target.group_stride = 0
+    linear_float(x, x_stride, rows, weights, np.int64(0), weights.outputs >> 4, target, epilogue, local.tile)
+
+
+@kernel
+def apply_head(session, request, local, x, tokens, item):  # type: ignore[no-untyped-def]
+    """Scores of one text into request.scores: of its first token, through the dense layer if there is one, or of each token.
+
+    Args:
+        x: float32 [tokens][hidden_width], the text's hidden states. item: its number in the request.
+    """
+    model = session.model
+    labels = model.labels
+    stride = model.hidden_width * 4
+    scores = local.head + stride
+    scores_stride = model.head_output.outputs * 4
+    if model.head == _OF_TEXTS:
+        if model.head_activation != 0:
+            epilogue = PLAIN
+            if model.head_activation == _GELU:
+                epilogue = _GELU_EPILOGUE
+            elif model.head_activation != _TANH:
+                epilogue = _RELU_EPILOGUE
+            _linear(local, x, stride, np.int64(1), model.head_dense, local.head, epilogue)
+            if model.head_activation == _TANH:
+                tanh_row(local.head, model.hidden_width)
+            x = local.head
+        _linear(local, x, stride, np.int64(1), model.head_output, scores, PLAIN)
+        _write(model, request, scores, request.scores + item * labels * 4)
+        return
+    first = load_i64(request.id_offsets + 8 * item)
+    for begin in range(0, tokens, HEAD_ROWS):
+        count = min(HEAD_ROWS, tokens - begin)
+        _linear(local, x + begin * stride, stride, count, model.head_output, scores, PLAIN)
+        for row in range(count):
+            _write(model, request, scores + row * scores_stride, request.scores + (first + begin + row) * labels * 4)
+
+
+@kernel
+def _write(model, request, scores, out):  # type: ignore[no-untyped-def]
+    """One row of logits, or what they mean, to the caller's memory."""
+    if request.probabilities != 0:
+        if model.problem == _SINGLE_LABEL:
+            softmax_row(scores, model.labels)
+        elif model.problem == _MULTI_LABEL:
+            logistic_row(scores, model.labels)
+    copy_row(scores, out, model.labels)

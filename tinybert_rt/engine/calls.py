@@ -1,0 +1,134 @@
+"""Requests to a session: texts or token ids in, vectors, hidden states or a head's scores out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinybert_rt.encoder.structs import GROUP_TEXTS
+from tinybert_rt.engine.arguments import integers
+from tinybert_rt.engine.declarations import ffi
+from tinybert_rt.engine.session import SessionPool, address
+from tinybert_rt.engine.texts import encode_error
+from tinybert_rt.errors import InvalidArgumentError
+from tinybert_rt.format.layout import HEADS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_OF_TEXTS = HEADS["sequence_classification"]
+
+
+def run_texts(
+    pool: SessionPool,
+    data: bytes,
+    offsets: NDArray[np.int64],
+    pairs: int,
+    count: int,
+    width: int,
+    truncation: int,
+    limit: int,
+    first: int,
+    scores: bool,
+) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.bool_]]:
+    """Encode the first texts of a batch, as many as make a group.
+
+    Args:
+        data, offsets, pairs: as `texts.batches` gives them. count: texts or pairs in it.
+        width: elements of a vector, or labels. truncation, limit: of a text.
+        first: number of the first text, for errors. scores: probabilities of the head's labels instead of vectors.
+
+    Returns the results of the texts that are done, (done, width), their tokens and whether they were truncated.
+    """
+    count = min(count, GROUP_TEXTS)
+    results = np.empty((count, width), np.float32)
+    token_counts = np.empty(count, np.int32)
+    truncated = np.empty(count, np.bool_)
+    with pool.taken() as session:
+        request = session.request
+        request.texts = int(ffi.cast("intptr_t", ffi.from_buffer(data)))
+        request.text_starts = address(offsets)
+        request.text_ends = request.text_starts + 8
+        request.pairs = pairs
+        request.n_texts = count
+        request.truncation = truncation
+        request.max_tokens = limit
+        request.ids = 0
+        request.types = 0
+        request.out = 0 if scores else address(results)
+        request.scores = address(results) if scores else 0
+        request.probabilities = 1
+        request.dim = width
+        request.hidden = 0
+        request.token_counts = address(token_counts)
+        request.truncated = address(truncated)
+        status = session.run()
+        done = int(request.done)
+        item = int(request.item)
+    if status != 0:
+        raise encode_error(status, first + item, int(token_counts[item]) if 0 <= item < count else 0, limit)
+    return results[:done], token_counts[:done], truncated[:done]
+
+
+def checked_ids(ids: Any, offsets: Any, types: Any) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.uint8] | None]:
+    """The arguments of `Model.encode_ids` as contiguous arrays of their dtypes. Raises InvalidArgumentError."""
+    ids = integers("ids", ids, np.int32)
+    offsets = integers("offsets", offsets, np.int64)
+    if ids.ndim != 1 or offsets.ndim != 1 or offsets.size < 2:
+        raise InvalidArgumentError("ids and offsets must be one-dimensional, and offsets have at least 2 elements")
+    if offsets[0] != 0 or offsets[-1] != ids.size:
+        raise InvalidArgumentError(f"offsets must rise from 0 to the number of ids, {ids.size}")
+    if types is not None:
+        types = integers("types", types, np.uint8)
+        if types.shape != ids.shape:
+            raise InvalidArgumentError(f"types has the shape {types.shape}, ids {ids.shape}")
+    return ids, offsets, types
+
+
+def run_ids(
+    pool: SessionPool,
+    model: Any,
+    ids: NDArray[np.int32],
+    offsets: NDArray[np.int64],
+    types: NDArray[np.uint8] | None,
+    wanted: str,
+) -> NDArray[np.float32]:
+    """Encode texts that are tokenized already: `wanted` is "vectors", "hidden" for hidden states, or "scores" for a head's logits.
+
+    Returns float32 (n, hidden_size), (total tokens, hidden_size), or (n or total tokens, labels).
+    """
+    count = offsets.size - 1
+    width = int(model.labels if wanted == "scores" else model.hidden_size)
+    of_tokens = wanted == "hidden" or (wanted == "scores" and model.head != _OF_TEXTS)
+    results = np.empty((ids.size if of_tokens else count, width), np.float32)
+    done = 0
+    with pool.taken() as session:
+        request = session.request
+        request.texts = 0
+        request.ids = address(ids)
+        request.n_ids = ids.size
+        request.types = 0 if types is None else address(types)
+        request.dim = int(model.hidden_size)
+        request.probabilities = 0
+        request.token_counts = 0
+        request.truncated = 0
+        while done < count:
+            # Results of tokens lie where the ids do; those of texts are counted from the first of the request on.
+            place = address(results) + (0 if of_tokens else 4 * done * width)
+            request.out = place if wanted == "vectors" else 0
+            request.hidden = place if wanted == "hidden" else 0
+            request.scores = place if wanted == "scores" else 0
+            request.id_offsets = address(offsets) + 8 * done
+            request.n_texts = count - done
+            status = session.run()
+            if status != 0:
+                item = done + int(request.item)
+                falls = np.flatnonzero(offsets[1:] < offsets[:-1])
+                if falls.size:
+                    raise InvalidArgumentError(
+                        f"offsets do not rise at text {falls[0]}: from {offsets[falls[0]]} to {offsets[falls[0] + 1]}"
+                    )
+                raise encode_error(status, item, int(offsets[item + 1] - offsets[item]), int(model.max_positions))
+            done += int(request.done)
+    return results
