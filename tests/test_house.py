@@ -30,6 +30,7 @@ RANKS = {
     "aot": 6,
     "vectors": 6,
     "ranking": 6,
+    "reading": 6,
     "model": 6,
     "cli": 7,
     "__main__": 8,

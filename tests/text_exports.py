@@ -21,7 +21,7 @@ def exports() -> list[tuple[str, Any, Any, list[Any]]]:
     return [
         ("text_validate_trie", validate_trie, i64, [i64, i64, i64]),
         ("text_prepare_wordpiece", prepare_wordpiece, types.void, [tokenizer]),
-        ("text_wordpiece", wordpiece, i64, [tokenizer, *[i64] * 5]),
+        ("text_wordpiece", wordpiece, i64, [tokenizer, *[i64] * 6]),
         ("text_wordpiece_window", wordpiece_window, i64, [tokenizer, *[i64] * 7, WindowResult.pointer]),
-        ("text_tokenize", tokenize, i64, [tokenizer, *[i64] * 8, TokenizeInfo.pointer, i64]),
+        ("text_tokenize", tokenize, i64, [tokenizer, *[i64] * 9, TokenizeInfo.pointer, i64]),
     ]

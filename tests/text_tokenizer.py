@@ -27,9 +27,9 @@ SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 _SIGNATURES = {
     "text_validate_trie": "int64_t(*)(int64_t, int64_t, int64_t)",
     "text_prepare_wordpiece": "void(*)(kernel_tokenizer *)",
-    "text_wordpiece": f"int64_t(*)(kernel_tokenizer *{', int64_t' * 5})",
+    "text_wordpiece": f"int64_t(*)(kernel_tokenizer *{', int64_t' * 6})",
     "text_wordpiece_window": f"int64_t(*)(kernel_tokenizer *{', int64_t' * 7}, kernel_window_result *)",
-    "text_tokenize": f"int64_t(*)(kernel_tokenizer *{', int64_t' * 8}, kernel_tokenize_info *, int64_t)",
+    "text_tokenize": f"int64_t(*)(kernel_tokenizer *{', int64_t' * 9}, kernel_tokenize_info *, int64_t)",
 }
 
 ffi = cffi.FFI()
@@ -112,7 +112,9 @@ class Kernels:
         room = 3 * len(data) + 1 if capacity is None else capacity
         ids = np.full(room + 1, -77, dtype=np.int32)
         buffer = ffi.from_buffer(data)
-        total = self._wordpiece(self.struct, int(ffi.cast("intptr_t", buffer)), len(data), ids.ctypes.data, room, self.scratch.ctypes.data)
+        total = self._wordpiece(
+            self.struct, int(ffi.cast("intptr_t", buffer)), len(data), ids.ctypes.data, 0, room, self.scratch.ctypes.data
+        )
         self._check_scratch()
         assert ids[room] == -77, "an id was written behind the capacity"
         return ids[: min(total, room)].tolist(), total
@@ -165,6 +167,7 @@ class Kernels:
             policy,
             ids.ctypes.data,
             types.ctypes.data,
+            0,
             info,
             self.scratch.ctypes.data,
         )

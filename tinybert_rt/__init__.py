@@ -14,17 +14,28 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Classified", "Encoded", "Model", "Ranked", "TinyBertError", "Tokens", "TruncationWarning", "errors", "load"]
+__all__ = ["Answer", "Classified", "Encoded", "Entity", "Model", "Ranked", "TinyBertError", "Tokens", "TruncationWarning", "errors", "load"]
 
 if TYPE_CHECKING:
     from tinybert_rt import errors
     from tinybert_rt.errors import TinyBertError, TruncationWarning
     from tinybert_rt.model import Model, load
     from tinybert_rt.ranking import Ranked
+    from tinybert_rt.reading import Answer, Entity
     from tinybert_rt.vectors import Classified, Encoded, Tokens
 
-_MODULES = {"Classified": "vectors", "Encoded": "vectors", "Model": "model", "Ranked": "ranking", "Tokens": "vectors", "load": "model"}
-_MODULES |= {"TinyBertError": "errors", "TruncationWarning": "errors"}
+_MODULES = {
+    "Answer": "reading",
+    "Classified": "vectors",
+    "Encoded": "vectors",
+    "Entity": "reading",
+    "Model": "model",
+    "Ranked": "ranking",
+    "TinyBertError": "errors",
+    "Tokens": "vectors",
+    "TruncationWarning": "errors",
+    "load": "model",
+}
 
 
 def __getattr__(name: str) -> Any:

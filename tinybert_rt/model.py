@@ -7,7 +7,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,21 +14,21 @@ import numpy as np
 from tinybert_rt.engine.arguments import between, caller_stack_level, integer, one_of
 from tinybert_rt.engine.calls import checked_ids, run_ids, run_texts
 from tinybert_rt.engine.cpus import check_threads
-from tinybert_rt.engine.declarations import ffi
 from tinybert_rt.engine.few import FEW_TEXTS, FEW_TOKENS, encode_few
 from tinybert_rt.engine.library import Library, load_library
-from tinybert_rt.engine.modelfile import ModelFile, PathOrBytes
+from tinybert_rt.engine.modelfile import ModelFile, PathOrBytes, strings
 from tinybert_rt.engine.session import SessionPool
-from tinybert_rt.engine.texts import Text, TokenScratch, batches, encode_error, text_iterator, utf8
-from tinybert_rt.errors import CancelledError, InvalidArgumentError, MissingHeadError, TruncationWarning
+from tinybert_rt.engine.texts import Text, TokenScratch, batches, character_spans, encode_error, text_iterator, utf8
+from tinybert_rt.errors import InvalidArgumentError, MissingHeadError, TruncationWarning
 from tinybert_rt.format.layout import ARCHITECTURES, HEADS, POOLINGS
 from tinybert_rt.text.limits import TRUNCATIONS
-from tinybert_rt.vectors import OUTPUT_DTYPES, Classified, Encoded, Tokens, classified, convert
+from tinybert_rt.vectors import OUTPUT_DTYPES, Classified, Encoded, Tokens, classified, collect, convert
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tinybert_rt.ranking import Ranked
+    from tinybert_rt.reading import Answer, Entity
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2-int8.tbrt"
 
@@ -114,7 +113,7 @@ class Model:
     def labels(self) -> list[str]:
         """The labels of the model's head, in the order of its outputs; empty where it has none."""
         model = self._model
-        return _table(model.label_texts, model.label_offsets, int(model.labels)) if model.head else []
+        return strings(model.label_texts, model.label_offsets, int(model.labels)) if model.head else []
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -214,7 +213,7 @@ class Model:
         groups = self.stream(
             texts, dim=dim, dtype=dtype, truncation="truncate" if truncation is None else truncation, max_tokens=max_tokens
         )
-        result = _collect(groups, len(texts) if isinstance(texts, Sequence) else None, progress)
+        result = collect(groups, len(texts) if isinstance(texts, Sequence) else None, progress)
         if truncation is None and result.truncated.any():
             _warn_of_truncation(int(result.truncated.sum()), len(result.truncated), max_tokens or self.max_tokens)
         return result
@@ -309,10 +308,41 @@ class Model:
         groups = self._stream(
             text_iterator(texts), len(self.labels), *self._limits("truncate" if truncation is None else truncation, max_tokens), scores=True
         )
-        result = _collect(groups, len(texts) if isinstance(texts, Sequence) else None, progress)
+        result = collect(groups, len(texts) if isinstance(texts, Sequence) else None, progress)
         if truncation is None and result.truncated.any():
             _warn_of_truncation(int(result.truncated.sum()), len(result.truncated), max_tokens or self.max_tokens)
         return classified(result.vectors, self.labels)
+
+    def tag(self, texts: Iterable[str]) -> list[list[Entity]]:
+        """The entities of each text, by the model's token classification head; texts of any length.
+
+        A word takes the label of its first token; words "B-X", "I-X", "I-X" are one entity X, and a label without such a prefix stands for
+        a word alone. Text longer than the model takes goes through in windows that overlap by a quarter.
+
+        Raises MissingHeadError where the model has no such head, InvalidTextError.
+        """
+        from tinybert_rt import reading
+
+        self._require_head("token_classification")
+        return reading.tag(self, texts)
+
+    def answer(
+        self, question: str, context: str, *, top: int = 1, max_answer_tokens: int = 15, stride: int = 128, no_answer: bool = False
+    ) -> list[Answer]:
+        """The places of a context that answer a question, by the model's question answering head, best first.
+
+        Args:
+            question, context: texts; a context of any length goes through in windows that share `stride` tokens.
+            top: how many answers at most.
+            max_answer_tokens: an answer has at most so many tokens.
+            no_answer: "" may be an answer, for a model that was trained on questions without one (SQuAD 2.0).
+
+        Raises MissingHeadError where the model has no such head, InvalidTextError, InvalidArgumentError.
+        """
+        from tinybert_rt import reading
+
+        self._require_head("question_answering")
+        return reading.answer(self, question, context, top, max_answer_tokens, stride, no_answer)
 
     def logits(self, ids: NDArray[np.int32], offsets: NDArray[np.int64], types: NDArray[np.uint8] | None = None) -> NDArray[np.float32]:
         """The outputs of the model's head for texts that are tokenized already.
@@ -336,8 +366,13 @@ class Model:
 
     # ------------------------------------------------------------ tokens
 
-    def tokenize(self, text: str, pair: str | None = None, *, max_tokens: int | None = None, truncation: str = "truncate") -> Tokens:
-        """Token ids of a text or a pair, [CLS] and [SEP] included; not truncated unless max_tokens says so."""
+    def tokenize(
+        self, text: str, pair: str | None = None, *, max_tokens: int | None = None, truncation: str = "truncate", spans: bool = False
+    ) -> Tokens:
+        """Token ids of a text or a pair, [CLS] and [SEP] included; not truncated unless max_tokens says so.
+
+        With `spans`, also the characters of the word that each token belongs to.
+        """
         one_of("truncation", truncation, TRUNCATIONS)
         data = utf8(text, "the text")
         pair_data = b"" if pair is None else utf8(pair, "the pair")
@@ -357,7 +392,9 @@ class Model:
         if status != 0:
             raise encode_error(status, 0, info.total, max_tokens)
         count = info.count
-        return Tokens(scratch.ids[:count].copy(), scratch.types[:count].copy(), info.total, info.truncated != 0)
+        types = scratch.types[:count].copy()
+        words = character_spans(scratch.spans[:count], types, (data, pair_data)) if spans else None
+        return Tokens(scratch.ids[:count].copy(), types, info.total, info.truncated != 0, words)
 
     def tokenize_batch(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Token ids of many texts, not truncated: ids (total,) int32 and offsets (n + 1,) int64."""
@@ -369,7 +406,7 @@ class Model:
     def vocabulary(self) -> list[str]:
         """The pieces of the vocabulary, in the order of their ids."""
         tokenizer = self._model.tokenizer
-        return _table(tokenizer.pieces, tokenizer.piece_offsets, int(tokenizer.vocab_size))
+        return strings(tokenizer.pieces, tokenizer.piece_offsets, int(tokenizer.vocab_size))
 
     # ------------------------------------------------------------ ranking
 
@@ -381,16 +418,9 @@ class Model:
             texts: the texts to rank.
             top: how many to return; None is all.
         """
-        if top is not None and integer("top", top) < 1:
-            raise InvalidArgumentError(f"top must be at least 1, not {top}")
-        from tinybert_rt.ranking import Ranked, cosine_similarity
+        from tinybert_rt import ranking
 
-        texts = list(text_iterator(texts))  # type: ignore[arg-type]
-        utf8(query, "the query")
-        query_vector = self.encode([query])[0]
-        scores = cosine_similarity(self.encode(texts), query_vector)
-        order = np.argsort(-scores, kind="stable")[:top]
-        return [Ranked(int(i), float(scores[i]), texts[i]) for i in order]
+        return ranking.rank(self, query, texts, top)
 
     # ------------------------------------------------------------ inside
 
@@ -399,29 +429,6 @@ class Model:
         if capacity <= _KEPT_TOKENS:
             self._local.scratch = scratch
         return scratch
-
-
-def _collect(groups: Iterable[Encoded], total: int | None, progress: Progress | None) -> Encoded:
-    """All groups as one, with `progress` called for each."""
-    if progress is not None and not callable(progress):
-        raise InvalidArgumentError(f"progress must be a function, not {type(progress).__name__}")
-    parts = []
-    done = 0
-    for group in groups:
-        parts.append(group)
-        done += len(group.vectors)
-        if progress is not None and progress(done, total) is False:
-            raise CancelledError(f"cancelled by the progress callback after {done} texts")
-    if not parts:
-        raise InvalidArgumentError("texts is empty: pass at least one text")
-    return parts[0] if len(parts) == 1 else Encoded(*(np.concatenate(each) for each in zip(*parts, strict=True)))
-
-
-def _table(texts: int, offsets: int, count: int) -> list[str]:
-    """Strings of the file: UTF-8 bytes one behind the other, and uint32 [count + 1] offsets."""
-    ends = np.frombuffer(ffi.buffer(ffi.cast("char *", offsets), 4 * (count + 1)), np.uint32)
-    data = bytes(ffi.buffer(ffi.cast("char *", texts), int(ends[-1])))
-    return [data[a:b].decode("utf-8", "replace") for a, b in pairwise(ends.tolist())]
 
 
 def _warn_of_truncation(truncated: int, texts: int, limit: int) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from tinybert_rt.errors import CancelledError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,12 +37,31 @@ class Tokens(NamedTuple):
         types: (count,) uint8, 0 for the first text of a pair and 1 for the second.
         total: tokens before truncation.
         truncated: whether tokens were cut off.
+        spans: (count, 2) int32, the characters [begin, end) that the word of each token is made of, in the text or (type 1) in the
+            pair; -1 for special tokens. None if they were not asked for.
     """
 
     ids: NDArray[np.int32]
     types: NDArray[np.uint8]
     total: int
     truncated: bool
+    spans: NDArray[np.int32] | None = None
+
+
+def collect(groups: Iterable[Encoded], total: int | None, progress: Callable[[int, int | None], object] | None) -> Encoded:
+    """All groups as one, with `progress` called for each. Raises InvalidArgumentError, CancelledError."""
+    if progress is not None and not callable(progress):
+        raise InvalidArgumentError(f"progress must be a function, not {type(progress).__name__}")
+    parts = []
+    done = 0
+    for group in groups:
+        parts.append(group)
+        done += len(group.vectors)
+        if progress is not None and progress(done, total) is False:
+            raise CancelledError(f"cancelled by the progress callback after {done} texts")
+    if not parts:
+        raise InvalidArgumentError("texts is empty: pass at least one text")
+    return parts[0] if len(parts) == 1 else Encoded(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
 class Classified(NamedTuple):

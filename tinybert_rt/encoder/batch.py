@@ -71,6 +71,7 @@ def _tokenize_group(session, request):  # type: ignore[no-untyped-def]
             request.truncation,
             session.ids + 4 * used,
             session.types + used,
+            np.int64(0),
             info,
             worker.text,
         )
@@ -96,7 +97,18 @@ def _tokenize_group(session, request):  # type: ignore[no-untyped-def]
 def tokenize_call(call, text, size, pair, pair_size):
     """Tokenize one text, or a pair where pair_size ≥ 0; returns the status. See `TokenizeCall` and `text.sequence.tokenize`."""
     return tokenize(
-        call.tokenizer, text, size, pair, pair_size, call.max_tokens, call.truncation, call.ids, call.types, call.info, call.scratch
+        call.tokenizer,
+        text,
+        size,
+        pair,
+        pair_size,
+        call.max_tokens,
+        call.truncation,
+        call.ids,
+        call.types,
+        call.spans,
+        call.info,
+        call.scratch,
     )
 
 

@@ -137,7 +137,8 @@ TokenizeCall = Struct(
         ("max_tokens", "i64"),
         ("truncation", "i64"),
         ("ids", "ptr"),  # int32 [max_tokens]
-        ("types", "ptr"),  # u8 [max_tokens]
+        ("types", "ptr"),  # u8 [max_tokens], or 0
+        ("spans", "ptr"),  # int32 [max_tokens][2], or 0
         ("scratch", "ptr"),  # WORD_SCRATCH_BYTES
         ("info", TokenizeInfo),
     ],

@@ -6,6 +6,7 @@ import mmap
 import os
 import stat
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,6 +60,13 @@ class ModelFile:
     def source(self) -> str | bytes:
         """What opens the same model again: the absolute path, or the bytes."""
         return bytes(self.data) if self.name == "<memory>" else os.path.abspath(self.name)
+
+
+def strings(texts: int, offsets: int, count: int) -> list[str]:
+    """Strings of a file: the address of UTF-8 bytes one behind the other, and that of uint32 [count + 1] offsets."""
+    ends = np.frombuffer(ffi.buffer(ffi.cast("char *", offsets), 4 * (count + 1)), np.uint32)
+    data = bytes(ffi.buffer(ffi.cast("char *", texts), int(ends[-1])))
+    return [data[a:b].decode("utf-8", "replace") for a, b in pairwise(ends.tolist())]
 
 
 def _map(path: str) -> NDArray[np.uint8]:

@@ -83,13 +83,28 @@ class TokenScratch:
         self.capacity = capacity
         self.ids = np.empty(capacity, np.int32)
         self.types = np.empty(capacity, np.uint8)
+        self.spans = np.empty((capacity, 2), np.int32)
         self._word = np.empty(WORD_SCRATCH_BYTES, np.uint8)
         self.call = ffi.new("kernel_tokenize_call *")
         self.call.tokenizer = int(ffi.cast("intptr_t", ffi.addressof(model, "tokenizer")))
         self.call.ids = address(self.ids)
         self.call.types = address(self.types)
+        self.call.spans = address(self.spans)
         self.call.scratch = address(self._word)
         self.info = self.call.info
+
+
+def character_spans(spans: NDArray[np.int32], types: NDArray[np.uint8], texts: tuple[bytes, bytes]) -> NDArray[np.int32]:
+    """(count, 2) spans of UTF-8 bytes as spans of characters; -1 stays. types: which of the texts a token belongs to."""
+    found: NDArray[np.int32] = spans.copy()
+    for number, data in enumerate(texts):
+        if data.isascii():
+            continue
+        before = np.zeros(len(data) + 1, np.int32)  # characters that begin before a byte
+        np.cumsum((np.frombuffer(data, np.uint8) & 0xC0) != 0x80, out=before[1:])
+        mine = (types == number) & (spans[:, 0] >= 0)
+        found[mine] = before[spans[mine]]
+    return found
 
 
 def encode_error(status: int, item: int, tokens: int, limit: int) -> TinyBertError:

@@ -27,7 +27,7 @@ from tinybert_rt.text.unicode import (
     sequence_code,
     sequence_goes_on,
 )
-from tinybert_rt.text.words import append, emit, end_word, note_if_full, put
+from tinybert_rt.text.words import append, emit, end_word, note_if_full, note_spans, put
 
 if Scan.size > STATE_BYTES:
     raise AssertionError("STATE_BYTES is too small for the scanner's state")
@@ -56,13 +56,14 @@ def _mark_added(classes, first, bits):
 
 
 @kernel
-def begin_scan(tokenizer, ids, capacity, count, scratch):
-    """A fresh Scan in the scratch that writes to `ids`; `count` is negative to leave out the first tokens."""
+def begin_scan(tokenizer, ids, spans, capacity, count, scratch):
+    """A fresh Scan in the scratch that writes to `ids` and `spans` (or 0); `count` is negative to leave out the first tokens."""
     scan = _scan_at(scratch)
     scan.flags = tokenizer.flags
     scan.classes = scratch + STATE_BYTES
     scan.word = scratch + STATE_BYTES + CLASSES_BYTES
     scan.ids = ids
+    scan.spans = spans
     scan.capacity = capacity
     scan.count = count
     scan.max_chars = min(tokenizer.max_word_chars, MAX_WORD_CHARS)
@@ -70,6 +71,8 @@ def begin_scan(tokenizer, ids, capacity, count, scratch):
     scan.length = 0
     scan.chars = 0
     scan.start = 0
+    scan.stop = 0
+    scan.behind = 0
     scan.run = 0
     scan.full = 0
     copy_bytes(scan.classes, _plain_classes(tokenizer.flags), CLASSES_BYTES)
@@ -124,6 +127,7 @@ def scan_wide(scan, tokenizer, text, size):
     decoded = decode(text, scan.position, size)
     code = decoded >> 3
     length = decoded & 7
+    scan.behind = scan.position + length
     record = record_of(code)
     if record & REMOVED and flags & CLEAN_TEXT:
         return length
@@ -165,6 +169,7 @@ def _copy_plain(scan, text, size):
     if position > begin:
         if scan.chars == 0:
             scan.start = begin
+        scan.stop = position
         scan.length = scan.length + position - begin
         scan.chars = scan.chars + position - begin
         scan.run = scan.length
@@ -186,6 +191,7 @@ def scan_text(scan, tokenizer, text, size, until_full):
             scan.position = position + 1
         elif kind == ALONE:
             end_word(scan, tokenizer)
+            scan.behind = position + 1
             append(scan, byte, 0)
             end_word(scan, tokenizer)
             scan.position = position + 1
@@ -196,7 +202,10 @@ def scan_text(scan, tokenizer, text, size, until_full):
             if found:
                 end_word(scan, tokenizer)
                 before = scan.count
+                scan.start = position
+                scan.stop = position + (found >> 32)
                 emit(scan, found & 0xFFFFFFFF)
+                note_spans(scan, before)
                 note_if_full(scan, position, before)
                 scan.position = position + (found >> 32)
             else:
@@ -205,6 +214,7 @@ def scan_text(scan, tokenizer, text, size, until_full):
             scan.position = position + scan_wide(scan, tokenizer, text, size)
         else:
             # The word is full: one more character makes it too long.
+            scan.behind = position + 1
             append(scan, byte, 0)
             scan.position = position + 1
         if until_full and scan.full:

@@ -47,8 +47,20 @@ def _fill_types(types, begin, end, value):
             store_u8(types + index, value)
 
 
+@inline
+def _span_at(spans, index):
+    return spans if spans == 0 else spans + 8 * index
+
+
+@inline
+def _no_span(spans, index):
+    if spans != 0:
+        store_i32(spans + 8 * index, -1)
+        store_i32(spans + 8 * index + 4, -1)
+
+
 @kernel
-def tokenize(tokenizer, text, size, pair, pair_size, max_tokens, policy, ids, types, info, scratch):
+def tokenize(tokenizer, text, size, pair, pair_size, max_tokens, policy, ids, types, spans, info, scratch):
     """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP].
 
     Args:
@@ -59,6 +71,8 @@ def tokenize(tokenizer, text, size, pair, pair_size, max_tokens, policy, ids, ty
             TextTooLongError where that is not possible, and always for TRUNCATE_ERROR.
         ids: int32 [max_tokens], output.
         types: uint8 [max_tokens], output: 0, for the pair and the [SEP] behind it 1; or 0: they are not wanted.
+        spans: int32 [max_tokens][2], output, or 0: for each token the bytes of its text (the text's or the pair's own) that its word begins
+            at and ends before; -1 for special tokens. Texts are below 2 GiB.
         info: TokenizeInfo, output. After TextTooLongError `total` is set and `count` is 0.
 
     Returns 0, or the code of InvalidArgumentError or TextTooLongError.
@@ -70,11 +84,12 @@ def tokenize(tokenizer, text, size, pair, pair_size, max_tokens, policy, ids, ty
     info.truncated = 0
     if room < 0 or policy < TRUNCATE_LONGEST_FIRST or policy > TRUNCATE_ERROR:
         return _INVALID_ARGUMENT
-    first = wordpiece(tokenizer, text, size, ids + 4, room, scratch)
+    first = wordpiece(tokenizer, text, size, ids + 4, _span_at(spans, 1), room, scratch)
     written = min(first, room)
     second = 0
     if paired:
-        second = wordpiece(tokenizer, pair, pair_size, ids + 4 * (written + 2), room - written, scratch)
+        place = written + 2
+        second = wordpiece(tokenizer, pair, pair_size, ids + 4 * place, _span_at(spans, place), room - written, scratch)
     info.total = first + second + max_tokens - room
     if first + second > room:
         first = _kept_of_first(first, second if paired else -1, room, policy)
@@ -84,14 +99,17 @@ def tokenize(tokenizer, text, size, pair, pair_size, max_tokens, policy, ids, ty
         info.truncated = 1
         if first < written:
             # More of the pair is kept than was written, and further ahead.
-            scan = begin_scan(tokenizer, ids + 4 * (first + 2), second, 0, scratch)
+            scan = begin_scan(tokenizer, ids + 4 * (first + 2), _span_at(spans, first + 2), second, 0, scratch)
             scan_text(scan, tokenizer, pair, pair_size, True)
     store_i32(ids, tokenizer.cls_id)
     store_i32(ids + 4 * (first + 1), tokenizer.sep_id)
+    _no_span(spans, 0)
+    _no_span(spans, first + 1)
     _fill_types(types, 0, first + 2, 0)
     info.count = first + 2
     if paired:
         store_i32(ids + 4 * (first + second + 2), tokenizer.sep_id)
+        _no_span(spans, first + second + 2)
         _fill_types(types, first + 2, first + second + 3, 1)
         info.count = first + second + 3
     return 0

@@ -20,6 +20,7 @@ Scan = Struct(
         ("ids", "ptr"),  # int32 [capacity]
         ("capacity", "i64"),
         ("count", "i64"),  # tokens so far; those from 0 to capacity - 1 are written, the others counted
+        ("spans", "ptr"),  # int32 [capacity][2]: first byte of each token's word and the byte behind it; or 0
         ("position", "i64"),  # byte of the text where the character being read begins
         # The word being read, normalised.
         ("word", "ptr"),  # its UTF-8 bytes
@@ -27,6 +28,8 @@ Scan = Struct(
         ("chars", "i64"),
         ("max_chars", "i64"),  # more than these: [UNK]
         ("start", "i64"),  # byte of the text where the word begins
+        ("stop", "i64"),  # byte behind the last character of the word
+        ("behind", "i64"),  # byte behind the character being read
         ("run", "i64"),  # byte of the word from which on all characters have a combining class above 0
         # The first word that did not fit into the capacity.
         ("full", "i64"),  # 1: there was one

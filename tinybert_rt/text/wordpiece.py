@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tinybert_rt.kernels.jit import kernel
 from tinybert_rt.text.scan import begin_scan, scan_text
 
 
 @kernel
-def wordpiece(tokenizer, text, size, ids, capacity, scratch):
+def wordpiece(tokenizer, text, size, ids, spans, capacity, scratch):
     """The token ids of a text, without special tokens.
 
     Args:
         tokenizer: of kind "wordpiece", validated.
         text: uint8 [size], UTF-8; each maximal invalid part counts as U+FFFD.
         ids: int32 [capacity], output: the first tokens; what lies behind them is undefined.
+        spans: int32 [capacity][2], output, or 0: the bytes of the text that the word of each token begins at and ends before.
         scratch: WORD_SCRATCH_BYTES bytes, 8-byte aligned.
 
     Returns the number of tokens of the whole text, which may be above `capacity`.
     """
-    scan = begin_scan(tokenizer, ids, capacity, 0, scratch)
+    scan = begin_scan(tokenizer, ids, spans, capacity, 0, scratch)
     scan_text(scan, tokenizer, text, size, False)
     return scan.count
 
@@ -38,7 +41,7 @@ def wordpiece_window(tokenizer, text, size, start, skip, ids, capacity, scratch,
 
     Returns the number of ids written.
     """
-    scan = begin_scan(tokenizer, ids, capacity, -skip, scratch)
+    scan = begin_scan(tokenizer, ids, np.int64(0), capacity, -skip, scratch)
     scan.position = start
     scan_text(scan, tokenizer, text, size, True)
     if scan.full == 0:

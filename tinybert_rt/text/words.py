@@ -38,6 +38,15 @@ def note_if_full(scan, start, count):
         scan.full_count = count
 
 
+@inline
+def note_spans(scan, before):
+    """Note the word's bytes for its tokens, those from number `before` on that are written."""
+    if scan.spans != 0:
+        for index in range(max(before, 0), min(scan.count, scan.capacity)):
+            store_i32(scan.spans + 8 * index, scan.start)
+            store_i32(scan.spans + 8 * index + 4, scan.stop)
+
+
 @kernel
 def end_word(scan, tokenizer):
     """Emit the tokens of the word and begin another; nothing if the word is empty.
@@ -73,6 +82,7 @@ def end_word(scan, tokenizer):
     if begin < length or length == 0:
         scan.count = before
         emit(scan, tokenizer.unk_id)
+    note_spans(scan, before)
     note_if_full(scan, scan.start, before)
     scan.length = 0
     scan.chars = 0
@@ -97,6 +107,7 @@ def append(scan, code, combining_class):
     chars = scan.chars
     if chars == 0:
         scan.start = scan.position
+    scan.stop = scan.behind
     if chars >= scan.max_chars or code == 0:
         # Too long, or no piece can have it: the word is [UNK] and need not be kept.
         scan.chars = scan.max_chars + 1

@@ -1,0 +1,190 @@
+"""Heads of tokens read as answers: entities in a text, the place in a context that answers a question. Long texts go through in windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from tinybert_rt.engine.arguments import integer
+from tinybert_rt.engine.texts import text_iterator, utf8
+from tinybert_rt.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tinybert_rt.model import Model
+    from tinybert_rt.vectors import Tokens
+
+
+class Entity(NamedTuple):
+    """Consecutive words with one label.
+
+    Attributes:
+        label: without "B-" or "I-".
+        score: the mean of its words' probabilities of their labels.
+        start, end: the characters text[start:end].
+        text: these.
+    """
+
+    label: str
+    score: float
+    start: int
+    end: int
+    text: str
+
+
+class Answer(NamedTuple):
+    """A place in a context; start = end = 0 and an empty text: there is no answer.
+
+    Attributes:
+        text: context[start:end], whole words.
+        score: the product of the probabilities of its first and of its last token, within their window.
+        start, end: characters of the context.
+    """
+
+    text: str
+    score: float
+    start: int
+    end: int
+
+
+def tag(model: Model, texts: Iterable[str]) -> list[list[Entity]]:
+    """See `Model.tag`."""
+    given = []
+    for number, text in enumerate(text_iterator(texts)):
+        utf8(text, number)
+        given.append(str(text))
+    if not given:
+        raise InvalidArgumentError("texts is empty: pass at least one text")
+    found = word_probabilities(model, [model.tokenize(text, spans=True) for text in given])
+    return [entities(text, *words, model.labels) for text, words in zip(given, found, strict=True)]
+
+
+def answer(model: Model, question: str, context: str, top: int, max_answer_tokens: int, stride: int, no_answer: bool) -> list[Answer]:
+    """See `Model.answer`."""
+    for name, value, smallest in (("top", top, 1), ("max_answer_tokens", max_answer_tokens, 1), ("stride", stride, 0)):
+        if integer(name, value) < smallest:
+            raise InvalidArgumentError(f"{name} must be at least {smallest}, not {value}")
+    utf8(question, "the question")
+    utf8(context, "the context")
+    tokens = model.tokenize(question), model.tokenize(context, spans=True)
+    return best_answers(model, *tokens, context, top=top, longest=max_answer_tokens, stride=stride, no_answer=no_answer)
+
+
+def windows(count: int, size: int, stride: int) -> list[tuple[int, int]]:
+    """Windows of at most `size` of `count` tokens, each `stride` tokens into the one before; together they hold every token."""
+    found = [(0, min(size, count))]
+    while found[-1][1] < count:
+        begin = found[-1][1] - stride
+        found.append((begin, min(begin + size, count)))
+    return found
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Along the last axis."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    result: NDArray[np.float32] = powers / powers.sum(axis=-1, keepdims=True)
+    return result
+
+
+def word_probabilities(model: Model, texts: Sequence[Tokens]) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+    """Of each text the characters (words, 2) of its words and the probabilities (words, labels) of each word's first token.
+
+    A token of several windows takes its outputs from the one in which it is farthest from a border.
+    """
+    size = model.max_tokens - 2
+    parts = [[(*window, tokens) for window in windows(tokens.ids.size - 2, size, size // 4)] for tokens in texts]
+    pieces = [np.concatenate([tokens.ids[:1], tokens.ids[1 + a : 1 + b], tokens.ids[-1:]]) for part in parts for a, b, tokens in part]
+    offsets = np.cumsum([0, *(piece.size for piece in pieces)])
+    logits = model.logits(np.concatenate(pieces), offsets)
+    found = []
+    number = 0
+    for tokens, part in zip(texts, parts, strict=True):
+        count = tokens.ids.size - 2
+        outputs = np.zeros((count, logits.shape[1]), np.float32)
+        depth = np.full(count, -1)
+        for a, b, _ in part:
+            inside = logits[offsets[number] + 1 : offsets[number + 1] - 1]
+            number += 1
+            place = np.arange(a, b)
+            # A border of the text itself is none.
+            distance = np.minimum(place - a if a else place + count, b - 1 - place if b < count else 2 * count - place)
+            better = distance > depth[a:b]
+            outputs[a:b][better] = inside[better]
+            depth[a:b][better] = distance[better]
+        assert tokens.spans is not None
+        spans = tokens.spans[1:-1]
+        first = np.ones(count, np.bool_)
+        first[1:] = (spans[1:] != spans[:-1]).any(axis=1)
+        found.append((spans[first], softmax(outputs[first])))
+    return found
+
+
+def entities(text: str, words: NDArray[np.int32], probabilities: NDArray[np.float32], labels: Sequence[str]) -> list[Entity]:
+    """Words of one text, merged by their labels: "B-X" begins an entity, "I-X" goes on with it, "O" is none; labels without
+    a prefix (parts of speech) stand for each word alone."""
+    found: list[Entity] = []
+    open_label: str | None = None
+    scores: list[float] = []
+    best = probabilities.argmax(axis=1).tolist()
+    for (start, end), index, row in zip(words.tolist(), best, probabilities, strict=True):
+        name = labels[index]
+        if name == "O":
+            open_label = None
+            continue
+        prefix, _, rest = name.partition("-")
+        marked = prefix in ("B", "I") and rest != ""
+        label = rest if marked else name
+        if marked and prefix == "I" and label == open_label:
+            scores.append(float(row[index]))
+            before = found.pop()
+            found.append(Entity(label, sum(scores) / len(scores), before.start, end, text[before.start : end]))
+        else:
+            scores = [float(row[index])]
+            found.append(Entity(label, scores[0], start, end, text[start:end]))
+        open_label = label if marked else None
+    return found
+
+
+def best_answers(
+    model: Model, question: Tokens, context: Tokens, text: str, *, top: int, longest: int, stride: int, no_answer: bool
+) -> list[Answer]:
+    """The `top` places of a context that answer a question (Devlin et al. 2019, section 4.2 and 4.3 for no answer).
+
+    Args:
+        question, context: tokenized apart, with their special tokens; context.spans are characters of `text`.
+        longest: tokens of an answer. stride: tokens that consecutive windows share. no_answer: "" may be among the answers.
+    """
+    asked = question.ids[1:-1][: model.max_tokens // 2]
+    room = model.max_tokens - asked.size - 3
+    cls, sep = question.ids[:1], question.ids[-1:]
+    body = context.ids[1:-1]
+    cuts = windows(body.size, room, min(stride, room // 2))
+    pieces = [np.concatenate([cls, asked, sep, body[a:b], sep]) for a, b in cuts]
+    types = [(np.arange(piece.size) >= asked.size + 2).astype(np.uint8) for piece in pieces]
+    offsets = np.cumsum([0, *(piece.size for piece in pieces)])
+    logits = model.logits(np.concatenate(pieces), offsets, np.concatenate(types))
+    assert context.spans is not None
+    spans = context.spans[1:-1]
+    found: dict[tuple[int, int], float] = {}
+    nothing = 1.0
+    for number, (a, b) in enumerate(cuts):
+        rows = logits[offsets[number] : offsets[number + 1]]
+        # Of the first token, which stands for no answer, and those of the context.
+        first, last = softmax(np.concatenate([rows[:1], rows[asked.size + 2 : -1]]).T)
+        nothing = min(nothing, float(first[0] * last[0]))
+        if b == a:
+            continue
+        scores = np.tril(np.triu(np.outer(first[1:], last[1:])), longest - 1)
+        flat = scores.ravel()
+        for place in np.argpartition(-flat, min(top, flat.size - 1))[: top + 1]:
+            start, end = divmod(int(place), b - a)
+            if flat[place] > 0:
+                key = int(spans[a + start][0]), int(spans[a + end][1])
+                found[key] = max(found.get(key, 0.0), float(flat[place]))
+    answers = [Answer(text[start:end], score, start, end) for (start, end), score in found.items()]
+    if no_answer:
+        answers.append(Answer("", nothing, 0, 0))
+    return sorted(answers, key=lambda answer: (-answer.score, answer.start, answer.end))[:top]
