@@ -89,7 +89,20 @@ def expected_states(model: Any, ids: np.ndarray, offsets: np.ndarray, types: np.
     return reference(lambda input_ids, token_type_ids: model(input_ids=input_ids), ids, offsets, types)
 
 
-HEADS = {"ForSequenceClassification": 3, "ForTokenClassification": 5, "ForQuestionAnswering": 2}
+HEADS = {"ForSequenceClassification": 3, "ForTokenClassification": 5, "ForQuestionAnswering": 2, "ForMultipleChoice": 1}
+
+
+class WithAnAxisOfLabels:
+    """A model whose logits have no axis of labels, with one."""
+
+    def __init__(self, model: Any) -> None:
+        self.config = model.config
+        self._model = model
+
+    def __call__(self, **given: Any) -> Any:
+        out = self._model(**given)
+        out.logits = out.logits[..., None]
+        return out
 
 
 def expected_logits(model: Any, ids: np.ndarray, offsets: np.ndarray, types: np.ndarray) -> np.ndarray:
@@ -102,6 +115,8 @@ def expected_logits(model: Any, ids: np.ndarray, offsets: np.ndarray, types: np.
             given = {"input_ids": torch.from_numpy(ids[start:end].astype(np.int64))[None]}
             if hasattr(model.config, "type_vocab_size"):
                 given["token_type_ids"] = torch.from_numpy(types[start:end].astype(np.int64))[None]
+            if type(model).__name__.endswith("MultipleChoice"):
+                given = {name: values[None] for name, values in given.items()}
             out = model(**given)
             logits = torch.stack([out.start_logits, out.end_logits], -1) if "start_logits" in out else out.logits
             rows.append(logits.reshape(-1, logits.shape[-1]).numpy())
@@ -124,6 +139,32 @@ def test_heads_match_transformers(name: str, head: str, tmp_path: Path) -> None:
     # Of all rows together: two or three logits near zero have no direction of their own.
     found, wanted = logits["int8"].ravel(), logits["f32"].ravel()
     assert found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted) >= 0.995
+
+
+PRETRAINED = [("bert", "ForNextSentencePrediction"), ("electra", "ForPreTraining"), ("electra-small", "ForPreTraining")]
+
+
+@pytest.mark.parametrize(("name", "head"), PRETRAINED)
+def test_heads_of_pretraining_match_transformers(name: str, head: str, tmp_path: Path) -> None:
+    model = write_case(tmp_path, CASES[name], head)
+    ids, offsets, types = inputs(model)
+    expected = expected_logits(WithAnAxisOfLabels(model) if head == "ForPreTraining" else model, ids, offsets, types)
+    convert(tmp_path, tmp_path / "model.tbrt", dtype="f32")
+    ours = tb.load(tmp_path / "model.tbrt", threads=1)
+    assert ours.labels == (["replaced"] if head == "ForPreTraining" else ["next", "random"])
+    assert np.abs(ours.logits(ids, offsets, types) - expected).max() <= 2 * tolerance(6, np.abs(expected).max())
+
+
+def test_choices_are_compared(tmp_path: Path) -> None:
+    write_case(tmp_path, CASES["roberta"], "ForMultipleChoice")
+    convert(tmp_path, tmp_path / "model.tbrt", dtype="f32")
+    model = tb.load(tmp_path / "model.tbrt", threads=1)
+    found = model.choose("the cat sat on", ["the mat", "a dog", "of and to"])
+    numbers = np.array([each.score for each in model.classify([("the cat sat on", text) for text in ("the mat", "a dog", "of and to")])])
+    assert np.allclose(found.scores, np.exp(numbers) / np.exp(numbers).sum(), rtol=1e-5)
+    assert found.index == numbers.argmax()
+    with pytest.raises(tb.errors.InvalidArgumentError, match="empty"):
+        model.choose("a", [])
 
 
 @pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", "regression", None])

@@ -14,18 +14,32 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Answer", "Classified", "Encoded", "Entity", "Model", "Ranked", "TinyBertError", "Tokens", "TruncationWarning", "errors", "load"]
+__all__ = [
+    "Answer",
+    "Choice",
+    "Classified",
+    "Encoded",
+    "Entity",
+    "Model",
+    "Ranked",
+    "TinyBertError",
+    "Tokens",
+    "TruncationWarning",
+    "errors",
+    "load",
+]
 
 if TYPE_CHECKING:
     from tinybert_rt import errors
     from tinybert_rt.errors import TinyBertError, TruncationWarning
     from tinybert_rt.model import Model, load
     from tinybert_rt.ranking import Ranked
-    from tinybert_rt.reading import Answer, Entity
+    from tinybert_rt.reading import Answer, Choice, Entity
     from tinybert_rt.vectors import Classified, Encoded, Tokens
 
 _MODULES = {
     "Answer": "reading",
+    "Choice": "reading",
     "Classified": "vectors",
     "Encoded": "vectors",
     "Entity": "reading",

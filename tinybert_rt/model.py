@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinybert_rt.engine.arguments import between, caller_stack_level, integer, one_of
-from tinybert_rt.engine.calls import checked_ids, run_ids, run_texts
+from tinybert_rt.engine.calls import checked_ids, require_head, run_ids, run_texts
 from tinybert_rt.engine.cpus import check_threads
 from tinybert_rt.engine.few import FEW_TEXTS, FEW_TOKENS, encode_few
 from tinybert_rt.engine.library import Library, load_library
 from tinybert_rt.engine.modelfile import ModelFile, PathOrBytes, strings
 from tinybert_rt.engine.session import SessionPool
 from tinybert_rt.engine.texts import Text, TokenScratch, batches, character_spans, encode_error, text_iterator, utf8
-from tinybert_rt.errors import InvalidArgumentError, MissingHeadError, TruncationWarning
+from tinybert_rt.errors import InvalidArgumentError, TruncationWarning
 from tinybert_rt.format.layout import ARCHITECTURES, HEADS, POOLINGS
 from tinybert_rt.text.limits import TRUNCATIONS
 from tinybert_rt.vectors import OUTPUT_DTYPES, Classified, Encoded, Tokens, classified, collect, convert
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tinybert_rt.ranking import Ranked
-    from tinybert_rt.reading import Answer, Entity
+    from tinybert_rt.reading import Answer, Choice, Entity
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2-int8.tbrt"
 
@@ -304,7 +304,7 @@ class Model:
 
         Raises MissingHeadError where the model has no such head, and what `encode` raises.
         """
-        self._require_head("sequence_classification")
+        require_head(self._model, self.path, "sequence_classification")
         groups = self._stream(
             text_iterator(texts), len(self.labels), *self._limits("truncate" if truncation is None else truncation, max_tokens), scores=True
         )
@@ -312,6 +312,16 @@ class Model:
         if truncation is None and result.truncated.any():
             _warn_of_truncation(int(result.truncated.sum()), len(result.truncated), max_tokens or self.max_tokens)
         return classified(result.vectors, self.labels)
+
+    def choose(self, prompt: str, choices: Sequence[str]) -> Choice:
+        """The choice that fits a prompt best, by a multiple choice head: index, probability, and that of every choice.
+
+        Raises MissingHeadError where the model has no head with one number for a text, InvalidTextError, TextTooLongError.
+        """
+        from tinybert_rt import reading
+
+        require_head(self._model, self.path, "sequence_classification")
+        return reading.choose(self, prompt, choices)
 
     def tag(self, texts: Iterable[str]) -> list[list[Entity]]:
         """The entities of each text, by the model's token classification head; texts of any length.
@@ -323,7 +333,7 @@ class Model:
         """
         from tinybert_rt import reading
 
-        self._require_head("token_classification")
+        require_head(self._model, self.path, "token_classification")
         return reading.tag(self, texts)
 
     def answer(
@@ -341,7 +351,7 @@ class Model:
         """
         from tinybert_rt import reading
 
-        self._require_head("question_answering")
+        require_head(self._model, self.path, "question_answering")
         return reading.answer(self, question, context, top, max_answer_tokens, stride, no_answer)
 
     def logits(self, ids: NDArray[np.int32], offsets: NDArray[np.int64], types: NDArray[np.uint8] | None = None) -> NDArray[np.float32]:
@@ -354,15 +364,8 @@ class Model:
             float32 (n, labels) of a head for texts, (total_tokens, labels) of one for tokens; of question answering, the labels are
             "start" and "end".
         """
-        self._require_head(None)
+        require_head(self._model, self.path)
         return run_ids(self._pool, self._model, *checked_ids(ids, offsets, types), "scores")
-
-    def _require_head(self, kind: str | None) -> None:
-        found = self.info()["head"]
-        if found == "none" or kind not in (None, found):
-            has = "no head" if found == "none" else f"a head for {found.replace('_', ' ')}"
-            wanted = f"a head for {kind.replace('_', ' ')}" if kind else "a head"
-            raise MissingHeadError(f"{self.path}: the model has {has}, {wanted} is needed")
 
     # ------------------------------------------------------------ tokens
 

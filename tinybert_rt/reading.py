@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from tinybert_rt.engine.arguments import integer
-from tinybert_rt.engine.texts import text_iterator, utf8
-from tinybert_rt.errors import InvalidArgumentError
+from tinybert_rt.engine.texts import Text, text_iterator, utf8
+from tinybert_rt.errors import InvalidArgumentError, MissingHeadError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,6 +49,34 @@ class Answer(NamedTuple):
     score: float
     start: int
     end: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The choice that fits best.
+
+    Attributes:
+        index: its number. score: its probability. scores: those of all choices.
+    """
+
+    index: int
+    score: float
+    scores: list[float]
+
+
+def choose(model: Model, prompt: str, choices: Sequence[str]) -> Choice:
+    """See `Model.choose`."""
+    if len(model.labels) != 1:
+        raise MissingHeadError(f"{model.path}: the model's head has {len(model.labels)} labels, one number for each choice is needed")
+    utf8(prompt, "the prompt")
+    pairs: list[Text] = []
+    for number, choice in enumerate(text_iterator(choices)):
+        utf8(choice, number)
+        pairs.append((prompt, str(choice)))
+    results = model.classify(pairs, truncation="only_first")
+    scores = softmax(np.array([result.score for result in results], np.float32)).tolist()
+    best = int(np.argmax(scores))
+    return Choice(best, scores[best], scores)
 
 
 def tag(model: Model, texts: Iterable[str]) -> list[list[Entity]]:

@@ -34,6 +34,7 @@ class Architecture:
         layer: the name of a layer; `{layer}`, or `{group}` and `{inner}` where layers are shared.
         linears, norms: parts of a layer, by their names in a `.tbrt` file.
         pooled: the head of a classifier of texts: its dense layer on the first token, or "", the activation behind that, its output layer.
+        chosen: the same for multiple choice and next-sentence prediction, where it is not that of `pooled`.
         heads: tensors of heads, by the beginning of their names.
     """
 
@@ -50,6 +51,7 @@ class Architecture:
     linears: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _BERT_LINEARS)
     norms: Mapping[str, str] = field(default_factory=lambda: _BERT_NORMS)
     pooled: tuple[str, str, str] = ("pooler.dense", "tanh", "classifier")
+    chosen: tuple[str, str, str] | None = None
     heads: tuple[str, ...] = ("pooler.", "cls.", "classifier.", "qa_outputs.")
 
     def key(self, name: str) -> str:
@@ -72,6 +74,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "roberta.",
             positions_begin="pad",
             pooled=("classifier.dense", "tanh", "classifier.out_proj"),
+            chosen=("pooler.dense", "tanh", "classifier"),
             heads=("pooler.", "lm_head.", "classifier.", "qa_outputs."),
         ),
         # Sanh et al. 2019.
@@ -122,7 +125,15 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "electra.",
             project="embeddings_project",
             pooled=("classifier.dense", "gelu", "classifier.out_proj"),
-            heads=("discriminator_predictions.", "generator_predictions.", "generator_lm_head.", "classifier.", "qa_outputs."),
+            chosen=("sequence_summary.summary", "gelu", "classifier"),
+            heads=(
+                "discriminator_predictions.",
+                "generator_predictions.",
+                "generator_lm_head.",
+                "sequence_summary.",
+                "classifier.",
+                "qa_outputs.",
+            ),
         ),
     )
 }

@@ -19,6 +19,16 @@ _CLASSES = {
     "ForSequenceClassification": "sequence_classification",
     "ForTokenClassification": "token_classification",
     "ForQuestionAnswering": "question_answering",
+    "ForMultipleChoice": "multiple_choice",
+    "ForNextSentencePrediction": "next_sentence",
+    "ElectraForPreTraining": "replaced_token",
+}
+# Heads that are another kind with labels of their own: kind, labels, problem.
+_FIXED = {
+    "question_answering": ("question_answering", ("start", "end"), "single_label"),
+    "multiple_choice": ("sequence_classification", ("choice",), "regression"),
+    "next_sentence": ("sequence_classification", ("next", "random"), "single_label"),
+    "replaced_token": ("token_classification", ("replaced",), "multi_label"),
 }
 _PROBLEMS = {
     "single_label_classification": "single_label",
@@ -30,9 +40,10 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class Head:
-    """A head: its kind, its labels in the order of its outputs, and what these mean."""
+    """A head: its kind (`layout.HEADS`), what it is for, its labels in the order of its outputs, and what these mean."""
 
     kind: str
+    task: str
     labels: tuple[str, ...]
     problem: str = "single_label"
 
@@ -45,17 +56,18 @@ def read_head(directory: Path) -> Head | None:
     kinds = [kind for name in classes for end, kind in _CLASSES.items() if str(name).endswith(end)]
     if not kinds:
         return None
-    if kinds[0] == "question_answering":
-        return Head(kinds[0], ("start", "end"))
+    if kinds[0] in _FIXED:
+        kind, names, meaning = _FIXED[kinds[0]]
+        return Head(kind, kinds[0], names, meaning)
     labels = _labels(path, values)
     problem = values.get("problem_type")
     if problem is not None and problem not in _PROBLEMS:
         raise ConversionError(f"{path}: problem_type is {problem!r}; known: {', '.join(_PROBLEMS)}")
     if kinds[0] == "token_classification":
-        return Head(kinds[0], labels)
+        return Head(kinds[0], kinds[0], labels)
     # As transformers does: one output is a number, more are one label of all.
     named = _PROBLEMS[problem] if problem else "regression" if len(labels) == 1 else "single_label"
-    return Head(kinds[0], labels, named)
+    return Head(kinds[0], kinds[0], labels, named)
 
 
 def _labels(path: Path, values: dict[str, Any]) -> tuple[str, ...]:
@@ -77,6 +89,18 @@ def _labels(path: Path, values: dict[str, Any]) -> tuple[str, ...]:
     return labels  # type: ignore[return-value]
 
 
+def _layers(task: str, architecture: Architecture) -> tuple[str, str, str]:
+    """Where the weights of a head are: its dense layer or "", the activation behind that, its output layer."""
+    if task == "sequence_classification":
+        return architecture.pooled
+    if task in ("multiple_choice", "next_sentence"):
+        dense, activation, output = architecture.chosen or architecture.pooled
+        return dense, activation, "cls.seq_relationship" if task == "next_sentence" else output
+    if task == "replaced_token":
+        return "discriminator_predictions.dense", "gelu", "discriminator_predictions.dense_prediction"
+    return "", "none", "classifier" if task == "token_classification" else "qa_outputs"
+
+
 def head_tensors(
     head: Head | None, architecture: Architecture, weights: Weights, hidden_size: int
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
@@ -90,12 +114,9 @@ def head_tensors(
         bias = weights.take(f"{source}.bias", outputs)
         tensors.update(quantize.linear_tensors(name, [matrix], [bias], False)[0])
 
-    activation = "none"
-    if head.kind == "sequence_classification":
-        dense, activation, output = architecture.pooled
+    dense, activation, output = _layers(head.task, architecture)
+    if dense:
         linear("head.dense", dense, hidden_size)
-    else:
-        output = "classifier" if head.kind == "token_classification" else "qa_outputs"
     linear("head.output", output, len(head.labels))
     texts = [label.encode() for label in head.labels]
     joined = b"".join(texts)

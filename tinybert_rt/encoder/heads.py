@@ -35,7 +35,7 @@ def _linear(local, x, x_stride, rows, weights, out, epilogue):  # type: ignore[n
 
 @kernel
 def apply_head(session, request, local, x, tokens, item):  # type: ignore[no-untyped-def]
-    """Scores of one text into request.scores: of its first token, through the dense layer if there is one, or of each token.
+    """Scores of one text into request.scores, of its first token or of each token, through the dense layer if there is one.
 
     Args:
         x: float32 [tokens][hidden_width], the text's hidden states. item: its number in the request.
@@ -43,26 +43,27 @@ def apply_head(session, request, local, x, tokens, item):  # type: ignore[no-unt
     model = session.model
     labels = model.labels
     stride = model.hidden_width * 4
-    scores = local.head + stride
+    scores = local.head + HEAD_ROWS * stride
     scores_stride = model.head_output.outputs * 4
-    if model.head == _OF_TEXTS:
+    first = item
+    rows = np.int64(1)
+    if model.head != _OF_TEXTS:
+        first = load_i64(request.id_offsets + 8 * item)
+        rows = tokens
+    for begin in range(0, rows, HEAD_ROWS):
+        count = min(HEAD_ROWS, rows - begin)
+        source = x + begin * stride
         if model.head_activation != 0:
             epilogue = PLAIN
             if model.head_activation == _GELU:
                 epilogue = _GELU_EPILOGUE
             elif model.head_activation != _TANH:
                 epilogue = _RELU_EPILOGUE
-            _linear(local, x, stride, np.int64(1), model.head_dense, local.head, epilogue)
+            _linear(local, source, stride, count, model.head_dense, local.head, epilogue)
             if model.head_activation == _TANH:
-                tanh_row(local.head, model.hidden_width)
-            x = local.head
-        _linear(local, x, stride, np.int64(1), model.head_output, scores, PLAIN)
-        _write(model, request, scores, request.scores + item * labels * 4)
-        return
-    first = load_i64(request.id_offsets + 8 * item)
-    for begin in range(0, tokens, HEAD_ROWS):
-        count = min(HEAD_ROWS, tokens - begin)
-        _linear(local, x + begin * stride, stride, count, model.head_output, scores, PLAIN)
+                tanh_row(local.head, count * model.hidden_width)
+            source = local.head
+        _linear(local, source, stride, count, model.head_output, scores, PLAIN)
         for row in range(count):
             _write(model, request, scores + row * scores_stride, request.scores + (first + begin + row) * labels * 4)
 

@@ -139,7 +139,7 @@ def _plan_worker(session, model, worker, cursor, place):  # type: ignore[no-unty
     head = take(pooled, model.hidden_width * 4)
     head_bytes = 0
     if model.head != 0:
-        head_bytes = (model.hidden_width + HEAD_ROWS * _round_up(model.labels, 64)) * 4
+        head_bytes = HEAD_ROWS * (model.hidden_width + _round_up(model.labels, 64)) * 4
     text = take(head, head_bytes)
     semaphore = take(text, WORD_SCRATCH_BYTES)
     end = take(semaphore, SEMAPHORE_BYTES)

@@ -91,7 +91,7 @@ Worker = Struct(
         ("tile", "ptr"),
         ("attention", "ptr"),
         ("pooled", "ptr"),
-        ("head", "ptr"),  # float32 [hidden_width] and [HEAD_ROWS][padded labels]
+        ("head", "ptr"),  # float32 [HEAD_ROWS][hidden_width] and [HEAD_ROWS][padded labels]
         ("text", "ptr"),
         ("semaphore", "ptr"),
         ("trace", "ptr"),

@@ -11,7 +11,7 @@ from tinybert_rt.engine.arguments import integers
 from tinybert_rt.engine.declarations import ffi
 from tinybert_rt.engine.session import SessionPool, address
 from tinybert_rt.engine.texts import encode_error
-from tinybert_rt.errors import InvalidArgumentError
+from tinybert_rt.errors import InvalidArgumentError, MissingHeadError
 from tinybert_rt.format.layout import HEADS
 
 if TYPE_CHECKING:
@@ -84,6 +84,15 @@ def checked_ids(ids: Any, offsets: Any, types: Any) -> tuple[NDArray[np.int32], 
         if types.shape != ids.shape:
             raise InvalidArgumentError(f"types has the shape {types.shape}, ids {ids.shape}")
     return ids, offsets, types
+
+
+def require_head(model: Any, path: str, kind: str | None = None) -> None:
+    """Raise MissingHeadError where the opened model has no head, or one of another kind of `layout.HEADS`."""
+    found = next(name for name, number in HEADS.items() if number == int(model.head))
+    if found == "none" or kind not in (None, found):
+        has = "no head" if found == "none" else f"a head for {found.replace('_', ' ')}"
+        wanted = f"a head for {kind.replace('_', ' ')}" if kind else "a head"
+        raise MissingHeadError(f"{path}: the model has {has}, {wanted} is needed")
 
 
 def run_ids(

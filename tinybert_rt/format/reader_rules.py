@@ -19,7 +19,6 @@ from tinybert_rt.format.layout import (
     DTYPE_CODES,
     EMBEDDING_COLUMNS,
     GLOBAL_RULES,
-    HEADS,
     HEADS_WIDTH,
     LANES,
     LAYER_RULES,
@@ -93,7 +92,6 @@ _EMBEDDING_FIELD, _STORED_FIELD, _INNER_FIELD = (CONFIG_INDEX[name] for name in 
 _HEAD_FIELD, _LABELS_FIELD, _LABELS_BYTES_FIELD, _HEAD_ACTIVATION_FIELD = (
     CONFIG_INDEX[name] for name in ("head", "labels", "labels_bytes", "head_activation")
 )
-_OF_TEXTS = HEADS["sequence_classification"]
 
 
 @inline
@@ -151,7 +149,7 @@ def check_config(config, error):
     head = field(config, _HEAD_FIELD)
     labels = field(config, _LABELS_FIELD)
     activation = field(config, _HEAD_ACTIVATION_FIELD)
-    wrong = labels == 0 or field(config, _LABELS_BYTES_FIELD) < labels or (head != _OF_TEXTS and activation != 0)
+    wrong = labels == 0 or field(config, _LABELS_BYTES_FIELD) < labels
     if (head != 0 and wrong) or (head == 0 and (labels != 0 or activation != 0)):
         return fail(error, _LABELS, head, labels)
     if field(config, _MAX_TOKENS_FIELD) > field(config, _POSITIONS_FIELD):
