@@ -200,6 +200,18 @@ def test_heads_have_the_same_bytes_with_any_threads_and_neighbours(tmp_path: Pat
     assert alone.tobytes() == expected[a:b].tobytes()
 
 
+def test_damaged_head_weights_are_an_error(tmp_path: Path) -> None:
+    write_case(tmp_path, CASES["bert"], "ForSequenceClassification")
+    convert(tmp_path, tmp_path / "model.tbrt")
+    data = bytearray((tmp_path / "model.tbrt").read_bytes())
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    begin, end = header["head.output.weight"]["data_offsets"]
+    start = 8 + int.from_bytes(data[:8], "little") + begin
+    data[start : start + end - begin] = np.full((end - begin) // 4, np.nan, np.float32).tobytes()
+    with pytest.raises(tb.errors.NonFiniteResultError):
+        tb.load(bytes(data)).classify(["the cat"])
+
+
 def test_a_model_without_the_head_says_so(tmp_path: Path) -> None:
     write_case(tmp_path, CASES["bert"], "ForQuestionAnswering")
     convert(tmp_path, tmp_path / "model.tbrt")

@@ -107,6 +107,34 @@ def test_classify_gives_each_line_a_label(tmp_path: Path, capsys: pytest.Capture
     assert "the model has no head" in capsys.readouterr().err
 
 
+def test_tag_and_answer_print_what_the_model_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "lines.txt"
+    source.write_text("the cat sat\non the mat\n")
+    for head in ("ForTokenClassification", "ForQuestionAnswering"):
+        folder = tmp_path / head
+        folder.mkdir()
+        names = {0: "O", 1: "NOUN", 2: "VERB"} if head == "ForTokenClassification" else {0: "a", 1: "b"}
+        write_case(folder, CASES["bert"], head, id2label=names)
+        model = tb.load(convert(folder, "int8"))
+        if head == "ForTokenClassification":
+            assert run("tag", source, "--model", model.path, "--json") == 0
+            printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+            expected = model.tag(["the cat sat", "on the mat"])
+            assert [(each["line"], each["start"], each["label"]) for each in printed] == [
+                (number, each.start, each.label) for number, found in enumerate(expected, 1) for each in found
+            ]
+            assert run("tag", source, "--model", model.path) == 0
+            assert len(capsys.readouterr().out.splitlines()) == len(printed)
+        else:
+            assert run("answer", "the dog", source, "--model", model.path, "--top", 2, "--json") == 0
+            printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+            found = model.answer("the dog", source.read_text().rstrip("\n"), top=2)
+            assert [(each["start"], each["end"], each["text"]) for each in printed] == [(each.start, each.end, each.text) for each in found]
+            assert run("answer", "the dog", source, "--model", model.path) == 0
+            assert len(capsys.readouterr().out.splitlines()) == 1
+            assert run("answer", "the dog", source, "--model", model.path, "--top", 0) == 2
+
+
 def test_truncation_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "long.txt"
     source.write_text("cat " * 300 + "\ncat\n")

@@ -61,6 +61,8 @@ def test_spans_are_the_words_of_tokenizers(tmp_path: Path) -> None:
 
 
 def test_windows_cover_all_tokens_and_overlap() -> None:
+    with pytest.raises(tb.errors.InvalidArgumentError, match="too few tokens"):
+        windows(3, 0, 0)
     for count in (0, 1, 7, 8, 9, 40, 41):
         for size, stride in ((8, 0), (8, 2), (8, 7)):
             found = windows(count, size, stride)

@@ -1,4 +1,4 @@
-"""The command line: `tinybert-rt info | embed | rank | classify`, and the tools (`convert`, `evaluate`)."""
+"""The command line: `tinybert-rt info | embed | rank | classify | tag | answer`, and the tools (`convert`, `evaluate`)."""
 
 from __future__ import annotations
 
@@ -127,6 +127,23 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("--json", action="store_true", help="one JSON object a line, with the score of every label")
     _engine_options(classify)
     classify.set_defaults(run=_classify)
+
+    tag = commands.add_parser("tag", help="the entities of each line of a file, by a token classification model")
+    tag.add_argument("file", nargs="?", default="-", help="a text a line; '-' is standard input")
+    tag.add_argument("--model", required=True, help="a .tbrt file that was converted from a token classifier")
+    tag.add_argument("--json", action="store_true", help="one JSON object an entity")
+    _engine_options(tag)
+    tag.set_defaults(run=_tag)
+
+    answer = commands.add_parser("answer", help="the places of a text that answer a question, by a question answering model")
+    answer.add_argument("question")
+    answer.add_argument("file", help="the text; '-' is standard input")
+    answer.add_argument("--model", required=True, help="a .tbrt file that was converted from a question answering model")
+    answer.add_argument("--top", type=int, default=1, help="answers to print (default: 1)")
+    answer.add_argument("--no-answer", action="store_true", help="an empty answer is one (for models of SQuAD 2.0)")
+    answer.add_argument("--json", action="store_true", help="one JSON object an answer")
+    _engine_options(answer)
+    answer.set_defaults(run=_answer)
 
     rank = commands.add_parser("rank", help="the lines of a file that answer a query best")
     rank.add_argument("query")
@@ -328,6 +345,38 @@ def _classify(options: argparse.Namespace) -> None:
                     print(f"{found.score:.4f}  {found.label}  {text}")
         if count == 0:
             raise _UsageError(f"{name}: no texts")
+
+
+def _tag(options: argparse.Namespace) -> None:
+    name = "standard input" if options.file == "-" else options.file
+    with _open_input(options.file) as file:
+        model = _load(options.model, options)
+        lines = _lines(file, name)
+        count = 0
+        while texts := list(itertools.islice(lines, _LINES_AT_ONCE)):
+            for number, found in enumerate(model.tag(texts), count + 1):
+                for each in found:
+                    if options.json:
+                        print(json.dumps({"line": number, **each._asdict(), "score": round(each.score, 6)}, ensure_ascii=False))
+                    else:
+                        print(f"{number:>6}  {each.score:.4f}  {each.label}  {each.text}")
+            count += len(texts)
+        if count == 0:
+            raise _UsageError(f"{name}: no texts")
+
+
+def _answer(options: argparse.Namespace) -> None:
+    name = "standard input" if options.file == "-" else options.file
+    if options.top < 1:
+        raise _UsageError(f"--top must be at least 1, not {options.top}")
+    with _open_input(options.file) as file:
+        model = _load(options.model, options)
+        context = "\n".join(_lines(file, name))
+    for each in model.answer(options.question, context, top=options.top, no_answer=options.no_answer):
+        if options.json:
+            print(json.dumps({**each._asdict(), "score": round(each.score, 6)}, ensure_ascii=False))
+        else:
+            print(f"{each.score:.4f}  {each.start:>6}  {each.text}")
 
 
 def best_lines(model: Model, query: str, lines: Iterator[str], top: int) -> list[tuple[float, int, str]]:

@@ -103,7 +103,12 @@ def answer(model: Model, question: str, context: str, top: int, max_answer_token
 
 
 def windows(count: int, size: int, stride: int) -> list[tuple[int, int]]:
-    """Windows of at most `size` of `count` tokens, each `stride` tokens into the one before; together they hold every token."""
+    """Windows of at most `size` of `count` tokens, each `stride` < size tokens into the one before; together they hold every token.
+
+    Raises InvalidArgumentError where the model takes so few tokens that nothing is left for the text.
+    """
+    if size < 1:
+        raise InvalidArgumentError("the model takes too few tokens for this: convert it with a larger --max-tokens")
     found = [(0, min(size, count))]
     while found[-1][1] < count:
         begin = found[-1][1] - stride
@@ -186,7 +191,7 @@ def best_answers(
         question, context: tokenized apart, with their special tokens; context.spans are characters of `text`.
         longest: tokens of an answer. stride: tokens that consecutive windows share. no_answer: "" may be among the answers.
     """
-    asked = question.ids[1:-1][: model.max_tokens // 2]
+    asked = question.ids[1:-1][: max(model.max_tokens // 2 - 2, 0)]
     room = model.max_tokens - asked.size - 3
     cls, sep = question.ids[:1], question.ids[-1:]
     body = context.ids[1:-1]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from tinybert_rt.encoder.structs import HEAD_ROWS
+from tinybert_rt.errors import NonFiniteResultError
 from tinybert_rt.format.layout import ACTIVATIONS, HEAD_ACTIVATIONS, HEADS, PROBLEMS
 from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.linear import PLAIN, linear_float
 from tinybert_rt.kernels.memory import load_i64
 from tinybert_rt.kernels.probabilities import copy_row, logistic_row, softmax_row, tanh_row
+from tinybert_rt.kernels.rows import is_finite_row
 
+_NON_FINITE = NonFiniteResultError.code
 _OF_TEXTS = HEADS["sequence_classification"]
 _TANH = HEAD_ACTIVATIONS["tanh"]
 _GELU = HEAD_ACTIVATIONS["gelu"]
@@ -65,6 +68,9 @@ def apply_head(session, request, local, x, tokens, item):  # type: ignore[no-unt
             source = local.head
         _linear(local, source, stride, count, model.head_output, scores, PLAIN)
         for row in range(count):
+            if is_finite_row(scores + row * scores_stride, model.head_output.outputs) == 0:
+                request.item = item
+                request.status = _NON_FINITE
             _write(model, request, scores + row * scores_stride, request.scores + (first + begin + row) * labels * 4)
 
 
