@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os.path
-import threading
 import warnings
+from _thread import _local  # threading.local; importing threading takes most of a millisecond
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -77,7 +77,7 @@ class Model:
         self._file = ModelFile(path, library)
         self._model = self._file.model
         self._pool = SessionPool(library, self._model, workers)
-        self._local = threading.local()
+        self._local = _local()
         self.threads = workers
         self._dim = int(self._model.hidden_size)
         self._max_tokens = int(self._model.max_tokens)

@@ -5,7 +5,6 @@ The cffi declarations and the Numba signatures are derived from it. Importing th
 
 from __future__ import annotations
 
-import zlib
 from functools import cache
 from typing import NamedTuple
 
@@ -118,5 +117,7 @@ def c_table() -> str:
 @cache
 def digest() -> str:
     """What tells whether a library and this package have the same structs and functions."""
+    import zlib
+
     text = (c_structs() + c_table()).encode()
-    return f"{zlib.crc32(text):08x}{len(text):08x}"  # hashlib would take longer to import than a first vector to compute
+    return f"{zlib.crc32(text):08x}{len(text):08x}"

@@ -39,12 +39,13 @@ def write_compiled(path: Path) -> None:
         file.write(f"digest = {abi.digest()!r}\n")
 
 
-def _load() -> Any:
+def _load() -> tuple[Any, str]:
+    """The declarations and their digest. Those of an installed package were compiled from its own sources, in the same wheel."""
     try:
         compiled = importlib.import_module(COMPILED)
     except ImportError:
-        return _parsed()
-    return compiled.ffi if compiled.digest == abi.digest() else _parsed()
+        return _parsed(), abi.digest()
+    return compiled.ffi, compiled.digest
 
 
-ffi = _load()
+ffi, digest = _load()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
+from _thread import allocate_lock  # importing threading takes most of a millisecond
 from functools import cache
 from typing import Any
 
@@ -15,13 +15,13 @@ from tinybert_rt.isa.levels import IsaLevel, choose_level
 
 ENGINES = ("auto", "native", "jit")
 
-_lock = threading.Lock()
+_lock = allocate_lock()
 
 
 def _new_lock() -> None:
     """In a forked child: the lock may have been held by a thread that does not exist there."""
     global _lock
-    _lock = threading.Lock()
+    _lock = allocate_lock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -7,8 +7,7 @@ import sys
 from functools import cache
 from typing import Any
 
-from tinybert_rt.engine import abi
-from tinybert_rt.engine.declarations import ffi
+from tinybert_rt.engine.declarations import digest, ffi
 from tinybert_rt.errors import LibraryError
 from tinybert_rt.isa.levels import LEVELS, IsaLevel
 
@@ -31,7 +30,7 @@ def native_functions(path: str, level: IsaLevel) -> Any:
 
     Raises LibraryError: the file cannot be loaded, is no such library, or was built for another version of the package.
     """
-    pointer = _open(path).tbrt_private_kernels(level.name.encode(), abi.digest().encode())
+    pointer = _open(path).tbrt_private_kernels(level.name.encode(), digest.encode())
     if pointer == ffi.NULL:
         raise LibraryError(f"{path} was built for another version of this package: build it again")
     return ffi.cast("kernel_functions *", pointer)
