@@ -106,8 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what is in a model file, and what runs it")
     info.add_argument("model", nargs="?", help="a .tbrt file; default: the bundled all-MiniLM-L6-v2")
     info.add_argument("--json", action="store_true", help="one JSON object")
-    _engine_options(info)
-    info.set_defaults(run=_info)
+    _runs(info, _info)
 
     embed = commands.add_parser("embed", help="vectors of the lines of a file, as a stream")
     embed.add_argument("input", nargs="?", default="-", help="a .txt (a text a line) or .jsonl file; '-' is standard input")
@@ -118,22 +117,19 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--dim", type=int, help="keep the first DIM elements of each vector (Matryoshka models)")
     embed.add_argument("--dtype", default="float32", choices=("float32", "int8", "binary"))
     embed.add_argument("--truncation", default="truncate", choices=("truncate", "error"), help="of texts that are too long")
-    _engine_options(embed)
-    embed.set_defaults(run=_embed)
+    _runs(embed, _embed)
 
     classify = commands.add_parser("classify", help="the label of each line of a file, by a model with a classification head")
     classify.add_argument("file", nargs="?", default="-", help="a text a line; '-' is standard input")
     classify.add_argument("--model", required=True, help="a .tbrt file that was converted from a classifier")
     classify.add_argument("--json", action="store_true", help="one JSON object a line, with the score of every label")
-    _engine_options(classify)
-    classify.set_defaults(run=_classify)
+    _runs(classify, _classify)
 
     tag = commands.add_parser("tag", help="the entities of each line of a file, by a token classification model")
     tag.add_argument("file", nargs="?", default="-", help="a text a line; '-' is standard input")
     tag.add_argument("--model", required=True, help="a .tbrt file that was converted from a token classifier")
     tag.add_argument("--json", action="store_true", help="one JSON object an entity")
-    _engine_options(tag)
-    tag.set_defaults(run=_tag)
+    _runs(tag, _tag)
 
     answer = commands.add_parser("answer", help="the places of a text that answer a question, by a question answering model")
     answer.add_argument("question")
@@ -142,8 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     answer.add_argument("--top", type=int, default=1, help="answers to print (default: 1)")
     answer.add_argument("--no-answer", action="store_true", help="an empty answer is one (for models of SQuAD 2.0)")
     answer.add_argument("--json", action="store_true", help="one JSON object an answer")
-    _engine_options(answer)
-    answer.set_defaults(run=_answer)
+    _runs(answer, _answer)
 
     rank = commands.add_parser("rank", help="the lines of a file that answer a query best")
     rank.add_argument("query")
@@ -151,17 +146,18 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument("--top", type=int, default=10, help="lines to print (default: 10)")
     rank.add_argument("--model", help="a .tbrt file; default: the bundled model")
     rank.add_argument("--json", action="store_true", help="one JSON object a line")
-    _engine_options(rank)
-    rank.set_defaults(run=_rank)
+    _runs(rank, _rank)
 
     for tool, text in TOOLS.items():
         commands.add_parser(tool, help=text, add_help=False)
     return parser
 
 
-def _engine_options(parser: argparse.ArgumentParser) -> None:
+def _runs(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None]) -> None:
+    """What every command ends with: the options of the engine, and the function that does it."""
     parser.add_argument("--threads", type=int, help="workers; default: the CPUs that this process may use")
     parser.add_argument("--isa", help="instruction-set level; default: the best of this machine")
+    parser.set_defaults(run=command)
 
 
 def _load(path: str | None, options: argparse.Namespace) -> Model:

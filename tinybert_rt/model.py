@@ -213,6 +213,12 @@ class Model:
         groups = self.stream(
             texts, dim=dim, dtype=dtype, truncation="truncate" if truncation is None else truncation, max_tokens=max_tokens
         )
+        return self._collected(groups, texts, truncation, max_tokens, progress)
+
+    def _collected(
+        self, groups: Iterator[Encoded], texts: Iterable[Text], truncation: str | None, max_tokens: int | None, progress: Progress | None
+    ) -> Encoded:
+        """All groups of `texts` as one; where truncation was not asked for (None), a warning says how many were truncated."""
         result = collect(groups, len(texts) if isinstance(texts, Sequence) else None, progress)
         if truncation is None and result.truncated.any():
             _warn_of_truncation(int(result.truncated.sum()), len(result.truncated), max_tokens or self.max_tokens)
@@ -308,10 +314,7 @@ class Model:
         groups = self._stream(
             text_iterator(texts), len(self.labels), *self._limits("truncate" if truncation is None else truncation, max_tokens), scores=True
         )
-        result = collect(groups, len(texts) if isinstance(texts, Sequence) else None, progress)
-        if truncation is None and result.truncated.any():
-            _warn_of_truncation(int(result.truncated.sum()), len(result.truncated), max_tokens or self.max_tokens)
-        return classified(result.vectors, self.labels)
+        return classified(self._collected(groups, texts, truncation, max_tokens, progress).vectors, self.labels)
 
     def choose(self, prompt: str, choices: Sequence[str]) -> Choice:
         """The choice that fits a prompt best, by a multiple choice head: index, probability, and that of every choice.

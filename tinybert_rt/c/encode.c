@@ -132,6 +132,20 @@ static int run(tbrt_session *session, const tbrt_encode_options *options, const 
     return TBRT_OK;
 }
 
+/* tbrt_encode or tbrt_classify: texts into vectors, or into probabilities of labels. */
+static int encode_texts(tbrt_session *session, const char *const *texts, const size_t *sizes, size_t count,
+                        const tbrt_encode_options *options, float *vectors, float *scores) {
+    memset(&session->request, 0, sizeof session->request);
+    session->request.pairs = options->pairs;
+    session->request.truncation = options->truncation;
+    session->request.max_tokens = options->max_tokens;
+    session->request.out = vectors == NULL ? 0 : address(vectors);
+    session->request.dim = options->dim;
+    session->request.scores = scores == NULL ? 0 : address(scores);
+    session->request.probabilities = 1;
+    return run(session, options, texts, sizes, NULL, count);
+}
+
 int tbrt_encode(tbrt_session *session, const char *const *texts, const size_t *sizes, size_t count, const tbrt_encode_options *given,
                 float *vectors, size_t vectors_size) {
     int status = tbrt_enter(session);
@@ -143,13 +157,7 @@ int tbrt_encode(tbrt_session *session, const char *const *texts, const size_t *s
         return tbrt_leave(session, status);
     if (texts == NULL || vectors == NULL)
         return tbrt_leave(session, tbrt_complain(session, TBRT_INVALID_ARGUMENT, texts == NULL ? "texts is NULL" : "vectors is NULL"));
-    memset(&session->request, 0, sizeof session->request);
-    session->request.pairs = options.pairs;
-    session->request.truncation = options.truncation;
-    session->request.max_tokens = options.max_tokens;
-    session->request.out = address(vectors);
-    session->request.dim = options.dim;
-    return tbrt_leave(session, run(session, &options, texts, sizes, NULL, count));
+    return tbrt_leave(session, encode_texts(session, texts, sizes, count, &options, vectors, NULL));
 }
 
 /* The model must have a head, for texts if that is asked. */
@@ -179,13 +187,7 @@ int tbrt_classify(tbrt_session *session, const char *const *texts, const size_t 
                  scores_size, count, labels);
         return tbrt_leave(session, TBRT_BUFFER_TOO_SMALL);
     }
-    memset(&session->request, 0, sizeof session->request);
-    session->request.pairs = options.pairs;
-    session->request.truncation = options.truncation;
-    session->request.max_tokens = options.max_tokens;
-    session->request.scores = address(scores);
-    session->request.probabilities = 1;
-    return tbrt_leave(session, run(session, &options, texts, sizes, NULL, count));
+    return tbrt_leave(session, encode_texts(session, texts, sizes, count, &options, NULL, scores));
 }
 
 /* Where the results of texts that are tokenized already go: one of the three, and the floats of it for each token (0: for each text). */
