@@ -32,6 +32,8 @@ RANKS = {
     "ranking": 6,
     "reading": 6,
     "model": 6,
+    "opened": 6,
+    "tasks": 6,
     "cli": 7,
     "__main__": 8,
 }

@@ -15,7 +15,7 @@ from tinybert_rt.errors import InvalidArgumentError, MissingHeadError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from tinybert_rt.model import Model
+    from tinybert_rt.tasks import Tasks
     from tinybert_rt.vectors import Tokens
 
 
@@ -64,7 +64,7 @@ class Choice:
     scores: list[float]
 
 
-def choose(model: Model, prompt: str, choices: Sequence[str]) -> Choice:
+def choose(model: Tasks, prompt: str, choices: Sequence[str]) -> Choice:
     """See `Model.choose`."""
     if len(model.labels) != 1:
         raise MissingHeadError(f"{model.path}: the model's head has {len(model.labels)} labels, one number for each choice is needed")
@@ -79,7 +79,7 @@ def choose(model: Model, prompt: str, choices: Sequence[str]) -> Choice:
     return Choice(best, scores[best], scores)
 
 
-def tag(model: Model, texts: Iterable[str]) -> list[list[Entity]]:
+def tag(model: Tasks, texts: Iterable[str]) -> list[list[Entity]]:
     """See `Model.tag`."""
     given = []
     for number, text in enumerate(text_iterator(texts)):
@@ -91,7 +91,7 @@ def tag(model: Model, texts: Iterable[str]) -> list[list[Entity]]:
     return [entities(text, *words, model.labels) for text, words in zip(given, found, strict=True)]
 
 
-def answer(model: Model, question: str, context: str, top: int, max_answer_tokens: int, stride: int, no_answer: bool) -> list[Answer]:
+def answer(model: Tasks, question: str, context: str, top: int, max_answer_tokens: int, stride: int, no_answer: bool) -> list[Answer]:
     """See `Model.answer`."""
     for name, value, smallest in (("top", top, 1), ("max_answer_tokens", max_answer_tokens, 1), ("stride", stride, 0)):
         if integer(name, value) < smallest:
@@ -123,7 +123,7 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return result
 
 
-def word_probabilities(model: Model, texts: Sequence[Tokens]) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+def word_probabilities(model: Tasks, texts: Sequence[Tokens]) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
     """Of each text the characters (words, 2) of its words and the probabilities (words, labels) of each word's first token.
 
     A token of several windows takes its outputs from the one in which it is farthest from a border.
@@ -183,7 +183,7 @@ def entities(text: str, words: NDArray[np.int32], probabilities: NDArray[np.floa
 
 
 def best_answers(
-    model: Model, question: Tokens, context: Tokens, text: str, *, top: int, longest: int, stride: int, no_answer: bool
+    model: Tasks, question: Tokens, context: Tokens, text: str, *, top: int, longest: int, stride: int, no_answer: bool
 ) -> list[Answer]:
     """The `top` places of a context that answer a question (Devlin et al. 2019, section 4.2 and 4.3 for no answer).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os.path
 import sys
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,9 @@ from tinybert_rt.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def integer(name: str, value: object) -> int:
@@ -52,9 +56,9 @@ def integers(name: str, values: Any, dtype: Any) -> NDArray[Any]:
     return np.ascontiguousarray(array, dtype)
 
 
-def caller_stack_level(file: str) -> int:
-    """The `stacklevel` of the first caller outside `file`, for a warning raised in it."""
+def caller_stack_level() -> int:
+    """The `stacklevel` of the first caller outside this package, for a warning raised by the function that asks."""
     level, frame = 1, sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename == file:
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back  # type: ignore[assignment]
     return level

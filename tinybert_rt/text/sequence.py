@@ -5,9 +5,8 @@ from __future__ import annotations
 from tinybert_rt.errors import InvalidArgumentError, TextTooLongError
 from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.memory import store_i32, store_u8
+from tinybert_rt.text.encode import encode_text
 from tinybert_rt.text.limits import TRUNCATE_ERROR, TRUNCATE_LONGEST_FIRST, TRUNCATE_ONLY_FIRST, TRUNCATE_ONLY_SECOND
-from tinybert_rt.text.scan import begin_scan, scan_text
-from tinybert_rt.text.wordpiece import wordpiece
 
 _INVALID_ARGUMENT = InvalidArgumentError.code
 _TEXT_TOO_LONG = TextTooLongError.code
@@ -64,7 +63,7 @@ def tokenize(tokenizer, text, size, pair, pair_size, max_tokens, policy, ids, ty
     """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP].
 
     Args:
-        tokenizer, text, size, scratch: as in `wordpiece`.
+        tokenizer, text, size, scratch: as in `encode_text`.
         pair: uint8 [pair_size]; pair_size < 0: there is no pair. An empty pair is a pair.
         max_tokens: at least 2, with a pair 3.
         policy: what is left out of a text that is too long, a TRUNCATE constant of `text.limits`, see `_kept_of_first`;
@@ -84,12 +83,12 @@ def tokenize(tokenizer, text, size, pair, pair_size, max_tokens, policy, ids, ty
     info.truncated = 0
     if room < 0 or policy < TRUNCATE_LONGEST_FIRST or policy > TRUNCATE_ERROR:
         return _INVALID_ARGUMENT
-    first = wordpiece(tokenizer, text, size, ids + 4, _span_at(spans, 1), room, scratch)
+    first = encode_text(tokenizer, text, size, ids + 4, _span_at(spans, 1), room, scratch)
     written = min(first, room)
     second = 0
     if paired:
         place = written + 2
-        second = wordpiece(tokenizer, pair, pair_size, ids + 4 * place, _span_at(spans, place), room - written, scratch)
+        second = encode_text(tokenizer, pair, pair_size, ids + 4 * place, _span_at(spans, place), room - written, scratch)
     info.total = first + second + max_tokens - room
     if first + second > room:
         first = _kept_of_first(first, second if paired else -1, room, policy)
@@ -99,8 +98,8 @@ def tokenize(tokenizer, text, size, pair, pair_size, max_tokens, policy, ids, ty
         info.truncated = 1
         if first < written:
             # More of the pair is kept than was written, and further ahead.
-            scan = begin_scan(tokenizer, ids + 4 * (first + 2), _span_at(spans, first + 2), second, 0, scratch)
-            scan_text(scan, tokenizer, pair, pair_size, True)
+            place = first + 2
+            encode_text(tokenizer, pair, pair_size, ids + 4 * place, _span_at(spans, place), second, scratch)
     store_i32(ids, tokenizer.cls_id)
     store_i32(ids + 4 * (first + 1), tokenizer.sep_id)
     _no_span(spans, 0)

@@ -1,0 +1,98 @@
+"""What the commands share: the parser, the options of the engine, texts from files, progress on a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from tinybert_rt.model import Model
+
+USAGE_ERROR = 2
+LINES_AT_ONCE = 1024
+
+
+class UsageError(Exception):
+    """Bad input to a command: one line, exit code 2."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Bad arguments are one line and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and end."""
+        self.exit(USAGE_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def runs(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None]) -> None:
+    """What every command ends with: the options of the engine, and the function that does it."""
+    parser.add_argument("--threads", type=int, help="workers; default: the CPUs that this process may use")
+    parser.add_argument("--isa", help="instruction-set level; default: the best of this machine")
+    parser.set_defaults(run=command)
+
+
+def load(path: str | None, options: argparse.Namespace) -> Model:
+    """The model of a command's options."""
+    from tinybert_rt import model
+
+    return model.load(path, threads=options.threads, isa=options.isa)
+
+
+def name_of(path: str) -> str:
+    """What errors call an input."""
+    return "standard input" if path == "-" else path
+
+
+@contextmanager
+def open_input(path: str) -> Iterator[IO[bytes]]:
+    """A file, or standard input for "-"."""
+    if path == "-":
+        yield sys.stdin.buffer
+        return
+    with open(path, "rb") as file:
+        yield file
+
+
+def lines_of(file: IO[bytes], name: str) -> Iterator[str]:
+    """The lines of a file as text; invalid UTF-8 is an error that names the line."""
+    for number, line in enumerate(file, 1):
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        try:
+            yield line.rstrip(b"\r\n").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{name}: line {number} is not valid UTF-8 (byte {error.start + 1})") from None
+
+
+def note_truncation(truncated: int, count: int, model: Model) -> None:
+    """Say how many texts were cut, if any."""
+    if truncated:
+        limit = model.max_tokens
+        print(f"tinybert-rt: {truncated} of {count} texts had more than {limit} tokens and were truncated", file=sys.stderr)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[int], None]]:
+    """A counter on the terminal, at most five times a second; nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    started = time.perf_counter()
+    last = 0.0
+
+    def show(done: int) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        if now - last >= 0.2:
+            last = now
+            print(f"\r{done} texts, {done / (now - started):.0f} per second", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        if last:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)

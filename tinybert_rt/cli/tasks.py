@@ -1,0 +1,84 @@
+"""`tinybert-rt classify | tag | answer`: what a model's head says of texts."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from typing import Any
+
+from .common import LINES_AT_ONCE, UsageError, lines_of, load, name_of, open_input, runs
+
+
+def add(commands: Any) -> None:
+    """Their arguments."""
+    classify = commands.add_parser("classify", help="the label of each line of a file, by a model with a classification head")
+    classify.add_argument("file", nargs="?", default="-", help="a text a line; '-' is standard input")
+    classify.add_argument("--model", required=True, help="a .tbrt file that was converted from a classifier")
+    classify.add_argument("--json", action="store_true", help="one JSON object a line, with the score of every label")
+    runs(classify, _classify)
+
+    tag = commands.add_parser("tag", help="the entities of each line of a file, by a token classification model")
+    tag.add_argument("file", nargs="?", default="-", help="a text a line; '-' is standard input")
+    tag.add_argument("--model", required=True, help="a .tbrt file that was converted from a token classifier")
+    tag.add_argument("--json", action="store_true", help="one JSON object an entity")
+    runs(tag, _tag)
+
+    answer = commands.add_parser("answer", help="the places of a text that answer a question, by a question answering model")
+    answer.add_argument("question")
+    answer.add_argument("file", help="the text; '-' is standard input")
+    answer.add_argument("--model", required=True, help="a .tbrt file that was converted from a question answering model")
+    answer.add_argument("--top", type=int, default=1, help="answers to print (default: 1)")
+    answer.add_argument("--no-answer", action="store_true", help="an empty answer is one (for models of SQuAD 2.0)")
+    answer.add_argument("--json", action="store_true", help="one JSON object an answer")
+    runs(answer, _answer)
+
+
+def _classify(options: argparse.Namespace) -> None:
+    name = name_of(options.file)
+    with open_input(options.file) as file:
+        model = load(options.model, options)
+        lines = lines_of(file, name)
+        count = 0
+        while texts := list(itertools.islice(lines, LINES_AT_ONCE)):
+            count += len(texts)
+            for text, found in zip(texts, model.classify(texts, truncation="truncate"), strict=True):
+                if options.json:
+                    scores = {label: round(score, 6) for label, score in found.scores.items()}
+                    print(json.dumps({"label": found.label, "score": round(found.score, 6), "scores": scores}, ensure_ascii=False))
+                else:
+                    print(f"{found.score:.4f}  {found.label}  {text}")
+        if count == 0:
+            raise UsageError(f"{name}: no texts")
+
+
+def _tag(options: argparse.Namespace) -> None:
+    name = name_of(options.file)
+    with open_input(options.file) as file:
+        model = load(options.model, options)
+        lines = lines_of(file, name)
+        count = 0
+        while texts := list(itertools.islice(lines, LINES_AT_ONCE)):
+            for number, found in enumerate(model.tag(texts), count + 1):
+                for each in found:
+                    if options.json:
+                        print(json.dumps({"line": number, **each._asdict(), "score": round(each.score, 6)}, ensure_ascii=False))
+                    else:
+                        print(f"{number:>6}  {each.score:.4f}  {each.label}  {each.text}")
+            count += len(texts)
+        if count == 0:
+            raise UsageError(f"{name}: no texts")
+
+
+def _answer(options: argparse.Namespace) -> None:
+    name = name_of(options.file)
+    if options.top < 1:
+        raise UsageError(f"--top must be at least 1, not {options.top}")
+    with open_input(options.file) as file:
+        model = load(options.model, options)
+        context = "\n".join(lines_of(file, name))
+    for each in model.answer(options.question, context, top=options.top, no_answer=options.no_answer):
+        if options.json:
+            print(json.dumps({**each._asdict(), "score": round(each.score, 6)}, ensure_ascii=False))
+        else:
+            print(f"{each.score:.4f}  {each.start:>6}  {each.text}")
