@@ -147,9 +147,9 @@ def exports():
         ("pool_mean", rows.pool_mean, void, [_I] * 4),
         ("pool_max", rows.pool_max, void, [_I] * 4),
         ("attention_bytes", attention.attention_bytes, _I, [_I] * 2),
-        ("attention_head", attention.attention_head, void, [_I, _I, _I, _I, _I, _F, _I, _I, _I, _I]),
+        ("attention_head", attention.attention_head, void, [_I, _I, _I, _I, _I, _F, *[_I] * 6]),
         ("attention_int8_bytes", attention_int8.attention_int8_bytes, _I, [_I] * 2),
-        ("attention_head_int8", attention_int8.attention_head_int8, void, [_I, _I, _I, _I, _I, _F, _I, _I, _I]),
+        ("attention_head_int8", attention_int8.attention_head_int8, void, [_I, _I, _I, _I, _I, _F, *[_I] * 5]),
         ("linear_int8", linear.linear_int8, void, [_I, _I, _I, _I, _I, Linear.pointer, _I, _I, Target.pointer, _I, _I]),
         ("linear_float", linear.linear_float, void, [_I, _I, _I, Linear.pointer, _I, _I, Target.pointer, _I, _I]),
     ]
