@@ -6,7 +6,7 @@ An architecture is one entry of ARCHITECTURES. What all of them compute is one e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 _BERT_LINEARS = {
     "attention.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
@@ -74,19 +74,23 @@ class Architecture:
         return "{group}" in self.layer
 
 
+# Liu et al. 2019: positions are counted from padding_idx + 1 on.
+_ROBERTA = Architecture(
+    "roberta",
+    "roberta.",
+    positions_begin="pad",
+    pooled=("classifier.dense", "tanh", "classifier.out_proj"),
+    chosen=("pooler.dense", "tanh", "classifier"),
+    heads=("pooler.", "lm_head.", "classifier.", "qa_outputs."),
+)
+
 ARCHITECTURES: Mapping[str, Architecture] = {
     each.name: each
     for each in (
         Architecture("bert", "bert."),
-        # Liu et al. 2019: positions are counted from padding_idx + 1 on.
-        Architecture(
-            "roberta",
-            "roberta.",
-            positions_begin="pad",
-            pooled=("classifier.dense", "tanh", "classifier.out_proj"),
-            chosen=("pooler.dense", "tanh", "classifier"),
-            heads=("pooler.", "lm_head.", "classifier.", "qa_outputs."),
-        ),
+        _ROBERTA,
+        replace(_ROBERTA, name="xlm-roberta"),  # Conneau et al. 2020
+        replace(_ROBERTA, name="camembert"),  # Martin et al. 2020
         # Sanh et al. 2019.
         Architecture(
             "distilbert",

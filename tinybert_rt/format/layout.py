@@ -86,7 +86,19 @@ OPTIONAL_FIELDS = CONFIG_FIELDS[CONFIG_FIELDS.index("embedding_size") :]
 
 CONFIG_INDEX = {name: index for index, name in enumerate(CONFIG_FIELDS)}
 
-ARCHITECTURES = {"bert": 1, "roberta": 2, "distilbert": 3, "albert": 4, "electra": 5, "deberta": 6, "deberta-v2": 7}
+ARCHITECTURES = {
+    "bert": 1,
+    "roberta": 2,
+    "distilbert": 3,
+    "albert": 4,
+    "electra": 5,
+    "deberta": 6,
+    "deberta-v2": 7,
+    "xlm-roberta": 8,
+    "camembert": 9,
+}
+"""Families by number. For people: the other fields say what is computed, so a number without a name here is no error."""
+
 WEIGHT_DTYPES = {"f32": 0, "int8": 1}
 POOLINGS = {"cls": 1, "mean": 2, "max": 3}
 TOKENIZER_KINDS = {"wordpiece": 1}
@@ -112,7 +124,7 @@ _ID = (0, MAX_VOCAB_SIZE - 1)
 
 # Smallest and largest value of each field; ids must also be below vocab_size.
 CONFIG_RANGES: dict[str, tuple[int, int]] = {
-    "architecture": (1, len(ARCHITECTURES)),
+    "architecture": (1, 255),
     "num_layers": (1, MAX_LAYERS),
     "hidden_size": (1, MAX_HIDDEN_SIZE),
     "num_heads": (1, MAX_HIDDEN_SIZE),
