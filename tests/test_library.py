@@ -229,6 +229,19 @@ def test_python_gets_the_same_bytes_from_the_library_and_from_kernels_compiled_i
     assert model.encode(SENTENCES).tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("name", ["roberta-26", "distilbert", "albert-groups", "electra-small", "deberta-26", "deberta-v2", "deberta-v3"])
+def test_every_architecture_has_the_same_bytes_from_the_library(
+    name: str, library: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_case(tmp_path, CASES[name])
+    convert(tmp_path, tmp_path / "model.tbrt", pooling="mean", normalize=True)
+    expected = tb.load(tmp_path / "model.tbrt", engine="jit").encode(SENTENCES, truncation="truncate")
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(library / "lib" / this_machine().shared_name))  # type: ignore[union-attr]
+    model = tb.load(tmp_path / "model.tbrt")
+    assert model.engine == "native"
+    assert model.encode(SENTENCES, truncation="truncate").tobytes() == expected.tobytes()
+
+
 def test_the_embed_example_gives_the_same_bytes(examples: Path) -> None:
     lines = [text for text in SENTENCES if text]
     result = subprocess.run([examples / "embed", BUNDLED], input="\n".join(lines).encode(), capture_output=True, check=True)
