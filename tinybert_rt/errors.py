@@ -328,6 +328,12 @@ class AddedTokenError(ModelFileError):
     code = 61
 
 
+class MergeTableError(ModelFileError):
+    """The merges of a byte-level BPE vocabulary are missing, not in order, or refer to nothing."""
+
+    code = 69
+
+
 class TrieError(ModelFileError):
     """The vocabulary's trie is damaged."""
 

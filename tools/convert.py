@@ -233,6 +233,8 @@ def _tokenizer_tensors(tokenizer: WordPieceTokenizer) -> tuple[dict[str, np.ndar
         "trie_nodes": len(trie),
         "added_tokens": len(tokenizer.added),
         "pieces_bytes": len(text),
+        "merges": 0,
+        "added_options": 0,
     }
     return tensors, config
 

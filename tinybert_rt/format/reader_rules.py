@@ -23,6 +23,7 @@ from tinybert_rt.format.layout import (
     LANES,
     LAYER_RULES,
     MAX_DEPTH,
+    TOKENIZER_KINDS,
     TensorRule,
 )
 from tinybert_rt.format.reader_header import entries_at, equal_bytes, fail, name_error
@@ -44,6 +45,7 @@ _HEADS = errors.HeadSizeError.code
 _SHARING = errors.LayerSharingError.code
 _LABELS = errors.HeadLabelsError.code
 _LIMIT = errors.TokenLimitError.code
+_MERGES = errors.MergeTableError.code
 _SPECIAL = errors.SpecialTokenError.code
 
 RULES = (*GLOBAL_RULES, *LAYER_RULES)
@@ -92,6 +94,9 @@ _EMBEDDING_FIELD, _STORED_FIELD, _INNER_FIELD = (CONFIG_INDEX[name] for name in 
 _HEAD_FIELD, _LABELS_FIELD, _LABELS_BYTES_FIELD, _HEAD_ACTIVATION_FIELD = (
     CONFIG_INDEX[name] for name in ("head", "labels", "labels_bytes", "head_activation")
 )
+
+_KIND_FIELD, _MERGES_FIELD = CONFIG_INDEX["tokenizer_kind"], CONFIG_INDEX["merges"]
+_BPE = TOKENIZER_KINDS["bpe"]
 
 
 @inline
@@ -152,6 +157,10 @@ def check_config(config, error):
     wrong = labels == 0 or field(config, _LABELS_BYTES_FIELD) < labels
     if (head != 0 and wrong) or (head == 0 and (labels != 0 or activation != 0)):
         return fail(error, _LABELS, head, labels)
+    kind = field(config, _KIND_FIELD)
+    merges = field(config, _MERGES_FIELD)
+    if (kind == _BPE) != (merges != 0):
+        return fail(error, _MERGES, kind, merges)
     if field(config, _MAX_TOKENS_FIELD) > field(config, _POSITIONS_FIELD):
         return fail(error, _LIMIT, field(config, _POSITIONS_FIELD), field(config, _MAX_TOKENS_FIELD))
     for i in range(_ID_COUNT):
