@@ -167,7 +167,11 @@ class OpenedModel:
 
     def _limits(self, truncation: str, max_tokens: int | None) -> tuple[int, int]:
         one_of("truncation", truncation, TRUNCATIONS)
-        limit = self.max_tokens if max_tokens is None else between("max_tokens", max_tokens, self._model.tokenizer.pair_special, int(self._model.max_positions))
+        limit = (
+            self.max_tokens
+            if max_tokens is None
+            else between("max_tokens", max_tokens, self._model.tokenizer.pair_special, int(self._model.max_positions))
+        )
         return TRUNCATIONS[truncation], limit
 
     def _stream(self, texts: Iterator[Text], width: int, truncation: int, limit: int, *, scores: bool) -> Iterator[Encoded]:
