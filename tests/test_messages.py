@@ -295,3 +295,8 @@ def test_a_name_that_is_no_utf8_is_cut_without_overrun(renderer: Renderer) -> No
 
 def test_no_room_is_no_memory(renderer: Renderer) -> None:
     renderer.write_nothing()
+
+
+def test_every_error_has_a_code_of_its_own() -> None:
+    kinds = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, errors.TinyBertError)]
+    assert len(errors.error_classes()) == len(kinds)

@@ -364,6 +364,8 @@ config_case("inner_layers_do_not_divide", errors.LayerSharingError, "1 stored la
 config_case("head_without_labels", errors.HeadLabelsError, "a head of the kind 1 cannot have 0 labels", head=1)
 config_case("labels_without_a_head", errors.HeadLabelsError, "a head of the kind 0 cannot have 3 labels", labels=3)
 config_case("labels_that_are_empty", errors.HeadLabelsError, "a head of the kind 2 cannot have 3 labels", head=2, labels=3, labels_bytes=2)
+config_case("merges_of_wordpiece", errors.MergeTableError, "a tokenizer of the kind 1 cannot have 3 merges", merges=3)
+config_case("bpe_without_merges", errors.MergeTableError, "a tokenizer of the kind 2 cannot have 0 merges", tokenizer_kind=2)
 config_case("more_tokens_than_positions", errors.TokenLimitError, "'max_tokens' is 9, but there are only 8", max_tokens=9)
 for _field in layout.CONFIG_IDS:
     config_case(f"{_field}_outside_the_vocabulary", errors.SpecialTokenError, f"'{_field}' is 11", **{_field: 11})
@@ -432,7 +434,7 @@ def test_is_refused(name: str, valid: bytes) -> None:
 
 
 def test_every_error_of_the_parser_has_a_case() -> None:
-    parser = {kind for code, kind in errors.error_classes().items() if errors.EmptyFileError.code < code < 70}
+    parser = {kind for code, kind in errors.error_classes().items() if errors.EmptyFileError.code < code < 80}
     assert {error for error, _, _ in CASES.values()} == parser
 
 

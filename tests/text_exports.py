@@ -7,6 +7,7 @@ from typing import Any
 from numba import types
 
 from tinybert_rt.format.structs import Tokenizer
+from tinybert_rt.text.encode import encode_text
 from tinybert_rt.text.prepare import prepare_wordpiece
 from tinybert_rt.text.sequence import tokenize
 from tinybert_rt.text.structs import TokenizeInfo, WindowResult
@@ -23,5 +24,6 @@ def exports() -> list[tuple[str, Any, Any, list[Any]]]:
         ("text_prepare_wordpiece", prepare_wordpiece, types.void, [tokenizer]),
         ("text_wordpiece", wordpiece, i64, [tokenizer, *[i64] * 6]),
         ("text_wordpiece_window", wordpiece_window, i64, [tokenizer, *[i64] * 7, WindowResult.pointer]),
+        ("text_encode", encode_text, i64, [tokenizer, *[i64] * 6]),
         ("text_tokenize", tokenize, i64, [tokenizer, *[i64] * 9, TokenizeInfo.pointer, i64]),
     ]

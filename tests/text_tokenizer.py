@@ -29,6 +29,7 @@ _SIGNATURES = {
     "text_prepare_wordpiece": "void(*)(kernel_tokenizer *)",
     "text_wordpiece": f"int64_t(*)(kernel_tokenizer *{', int64_t' * 6})",
     "text_wordpiece_window": f"int64_t(*)(kernel_tokenizer *{', int64_t' * 7}, kernel_window_result *)",
+    "text_encode": f"int64_t(*)(kernel_tokenizer *{', int64_t' * 6})",
     "text_tokenize": f"int64_t(*)(kernel_tokenizer *{', int64_t' * 9}, kernel_tokenize_info *, int64_t)",
 }
 

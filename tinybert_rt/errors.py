@@ -295,7 +295,7 @@ class HeadSizeError(ModelFileError):
 class BucketError(ModelFileError):
     """A bucket of relative positions in the file is out of range or below the one before."""
 
-    code = 69
+    code = 71
 
 
 class HeadLabelsError(ModelFileError):
@@ -332,6 +332,12 @@ class AddedTokenError(ModelFileError):
     """The id of an added token is outside the vocabulary."""
 
     code = 61
+
+
+class MergeTableError(ModelFileError):
+    """The merges of a byte-level BPE vocabulary are missing, not in order, or refer to nothing."""
+
+    code = 69
 
 
 class TrieError(ModelFileError):

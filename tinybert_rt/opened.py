@@ -17,7 +17,7 @@ from tinybert_rt.engine.modelfile import ModelFile, PathOrBytes, strings
 from tinybert_rt.engine.session import SessionPool
 from tinybert_rt.engine.texts import Text, TokenScratch, batches, character_spans, encode_error, utf8
 from tinybert_rt.errors import InvalidArgumentError, TruncationWarning
-from tinybert_rt.format.layout import ARCHITECTURES, HEADS, POOLINGS
+from tinybert_rt.format.layout import ARCHITECTURES, HEADS, POOLINGS, TOKENIZER_KINDS
 from tinybert_rt.text.limits import TRUNCATIONS
 from tinybert_rt.vectors import Encoded, Tokens, collect
 
@@ -87,6 +87,7 @@ class OpenedModel:
         poolings = {number: name for name, number in POOLINGS.items()}
         architectures = {number: name for name, number in ARCHITECTURES.items()}
         heads = {number: name for name, number in HEADS.items()}
+        tokenizers = {number: name for name, number in TOKENIZER_KINDS.items()}
         return {
             "path": self.path,
             "bytes": int(self._file.data.size),
@@ -96,6 +97,7 @@ class OpenedModel:
             "hidden_size": int(model.hidden_size),
             "heads": int(model.num_heads),
             "intermediate_size": int(model.intermediate_size),
+            "tokenizer": tokenizers[int(model.tokenizer.kind)],
             "vocabulary": int(model.vocab_size),
             "max_tokens": self.max_tokens,
             "weights": "int8" if model.weight_dtype else "f32",
@@ -124,11 +126,13 @@ class OpenedModel:
         one_of("truncation", truncation, TRUNCATIONS)
         data = utf8(text, "the text")
         pair_data = b"" if pair is None else utf8(pair, "the pair")
-        longest = len(data) + len(pair_data) + 3
+        tokenizer = self._model.tokenizer
+        longest = (len(data) + len(pair_data)) * tokenizer.tokens_per_byte + tokenizer.pair_special
+        least = 3 if pair is None else tokenizer.pair_special
         if max_tokens is None:
             max_tokens = longest
-        elif integer("max_tokens", max_tokens) < 3:
-            raise InvalidArgumentError(f"max_tokens must be at least 3, not {max_tokens}")
+        elif integer("max_tokens", max_tokens) < least:
+            raise InvalidArgumentError(f"max_tokens must be at least {least}, not {max_tokens}")
         capacity = max_tokens if max_tokens < longest else longest
         scratch: TokenScratch | None = getattr(self._local, "scratch", None)
         if scratch is None or scratch.capacity < capacity:
@@ -141,7 +145,7 @@ class OpenedModel:
             raise encode_error(status, 0, info.total, max_tokens)
         count = info.count
         types = scratch.types[:count].copy()
-        words = character_spans(scratch.spans[:count], types, (data, pair_data)) if spans else None
+        words = character_spans(scratch.spans[:count], (data, pair_data)) if spans else None
         return Tokens(scratch.ids[:count].copy(), types, info.total, info.truncated != 0, words)
 
     def tokenize_batch(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -152,7 +156,10 @@ class OpenedModel:
         return (np.concatenate(parts) if parts else np.empty(0, np.int32)), offsets
 
     def vocabulary(self) -> list[str]:
-        """The pieces of the vocabulary, in the order of their ids."""
+        """The pieces of the vocabulary, in the order of their ids.
+
+        Pieces of byte-level BPE are bytes of UTF-8: those that are no whole characters have U+FFFD in them.
+        """
         tokenizer = self._model.tokenizer
         return strings(tokenizer.pieces, tokenizer.piece_offsets, int(tokenizer.vocab_size))
 
@@ -160,7 +167,11 @@ class OpenedModel:
 
     def _limits(self, truncation: str, max_tokens: int | None) -> tuple[int, int]:
         one_of("truncation", truncation, TRUNCATIONS)
-        limit = self.max_tokens if max_tokens is None else between("max_tokens", max_tokens, 3, int(self._model.max_positions))
+        limit = (
+            self.max_tokens
+            if max_tokens is None
+            else between("max_tokens", max_tokens, self._model.tokenizer.pair_special, int(self._model.max_positions))
+        )
         return TRUNCATIONS[truncation], limit
 
     def _stream(self, texts: Iterator[Text], width: int, truncation: int, limit: int, *, scores: bool) -> Iterator[Encoded]:

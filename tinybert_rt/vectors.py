@@ -34,11 +34,11 @@ class Tokens(NamedTuple):
 
     Attributes:
         ids: (count,) int32, special tokens included.
-        types: (count,) uint8, 0 for the first text of a pair and 1 for the second.
+        types: (count,) uint8, 0 for the first text of a pair and 1 for the second, unless the model's tokenizer tells them no types.
         total: tokens before truncation.
         truncated: whether tokens were cut off.
-        spans: (count, 2) int32, the characters [begin, end) that the word of each token is made of, in the text or (type 1) in the
-            pair; -1 for special tokens. None if they were not asked for.
+        spans: (count, 2) int32, the characters [begin, end) that the word of each token is made of, in the text or (behind
+            the separator) in the pair; -1 for special tokens. None if they were not asked for.
     """
 
     ids: NDArray[np.int32]

@@ -22,14 +22,13 @@ import numpy as np
 from tinybert_rt.cli import OneLineParser
 from tinybert_rt.errors import OutputFileError
 from tinybert_rt.format import layout
-from tinybert_rt.format.trie import build_trie
 from tinybert_rt.format.writer import write_model
 
-from . import quantize
 from .heads import head_tensors, read_head
 from .hf import ConversionError, Embedding, EncoderConfig, file_digest, read_config, read_embedding, read_weights
-from .hf_tokenizer import WordPieceTokenizer, read_tokenizer
+from .hf_tokenizer import read_tokenizer
 from .tensors import TensorReport, weight_tensors
+from .tokenizer_parts import Tokenizer, tokenizer_tensors
 
 DTYPES = tuple(layout.WEIGHT_DTYPES)
 
@@ -100,7 +99,7 @@ def convert(
     limit = _max_tokens(embedding, tokenizer, encoder, max_tokens)
     _check_vocabulary(embedding.transformer, encoder, tokenizer, drop_unused_rows, notes)
 
-    tensors, config = _tokenizer_tensors(tokenizer)
+    tensors, config = tokenizer_tensors(tokenizer)
     config.update(_encoder_fields(encoder, dtype))
     config.update(pooling=layout.POOLINGS[pooling], normalize=int(normalize), max_tokens=limit)
     weights = read_weights(embedding.transformer, encoder.architecture)
@@ -152,7 +151,7 @@ def _embedding_kind(
     return pooling, normalize
 
 
-def _max_tokens(embedding: Embedding, tokenizer: WordPieceTokenizer, encoder: EncoderConfig, asked: int | None) -> int:
+def _max_tokens(embedding: Embedding, tokenizer: Tokenizer, encoder: EncoderConfig, asked: int | None) -> int:
     if asked is not None:
         if not 2 <= asked <= encoder.max_positions:
             raise ConversionError(f"max_tokens is {asked}; it must be from 2 to the number of positions, {encoder.max_positions}")
@@ -168,9 +167,7 @@ def _max_tokens(embedding: Embedding, tokenizer: WordPieceTokenizer, encoder: En
     return min(tokenizer.model_max_tokens or encoder.max_positions, encoder.max_positions)
 
 
-def _check_vocabulary(
-    directory: Path, encoder: EncoderConfig, tokenizer: WordPieceTokenizer, drop_unused_rows: bool, notes: list[str]
-) -> None:
+def _check_vocabulary(directory: Path, encoder: EncoderConfig, tokenizer: Tokenizer, drop_unused_rows: bool, notes: list[str]) -> None:
     """Every piece needs a row. Rows without a piece cannot be reached from text; they are left out, but only when asked for:
     a vocabulary of the wrong size is usually the wrong vocabulary."""
     pieces, rows = len(tokenizer.pieces), encoder.vocab_size
@@ -206,34 +203,6 @@ def _encoder_fields(encoder: EncoderConfig, dtype: str) -> dict[str, int]:
         "conv_kernel": encoder.conv_kernel,
         "conv_activation": layout.HEAD_ACTIVATIONS[encoder.conv_activation],
     }
-
-
-def _tokenizer_tensors(tokenizer: WordPieceTokenizer) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    pieces = [piece.encode() for piece in tokenizer.pieces]
-    trie = build_trie(pieces)
-    text = np.frombuffer(b"".join(pieces), np.uint8)
-    offsets = np.cumsum([0, *map(len, pieces)]).astype(np.uint32)
-    padded_trie = np.zeros((layout.pad(len(trie), 8), 2), np.uint32)
-    padded_trie[: len(trie)] = trie
-    added = np.zeros(layout.pad(max(len(tokenizer.added), 1), layout.LANES), np.int32)
-    added[: len(tokenizer.added)] = tokenizer.added
-    tensors = {
-        "tokenizer.trie": padded_trie,
-        "tokenizer.pieces": quantize.pad_vector(text, layout.ALIGNMENT),
-        "tokenizer.piece_offsets": quantize.pad_vector(offsets, layout.LANES),
-        "tokenizer.added": added,
-    }
-    config = {
-        "vocab_size": len(pieces),
-        "tokenizer_kind": layout.TOKENIZER_KINDS["wordpiece"],
-        "tokenizer_flags": tokenizer.flags,
-        "max_word_chars": tokenizer.max_word_chars,
-        **{f"{kind}_id": index for kind, index in tokenizer.special.items()},
-        "trie_nodes": len(trie),
-        "added_tokens": len(tokenizer.added),
-        "pieces_bytes": len(text),
-    }
-    return tensors, config
 
 
 def _quantization_summary(reports: list[TensorReport], dtype: str) -> str:

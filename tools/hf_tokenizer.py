@@ -1,41 +1,37 @@
-"""Read a BERT tokenizer from a Hugging Face directory: tokenizer.json or vocab.txt, and tokenizer_config.json."""
+"""Read a tokenizer from a Hugging Face directory; here BERT's: tokenizer.json or vocab.txt, and tokenizer_config.json."""
 
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tinybert_rt.format import layout
 
 from .hf import ConversionError, read_json_object
+from .hf_bpe import read_bpe
+from .tokenizer_parts import Tokenizer, listed_in_settings, model_max_tokens, pieces_by_id, special_ids, template
 
 _SPECIAL = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
 _OVERRIDES = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
 
 
-@dataclass
-class WordPieceTokenizer:
-    """Everything that the runtime needs of a BERT tokenizer."""
-
-    pieces: list[str]
-    special: dict[str, int]
-    """"unk", "cls", "sep", "pad", "mask" → id."""
-
-    added: list[int]
-    """Ids of the tokens that are found in the text before anything else happens to it, ascending."""
-
-    flags: int
-    max_word_chars: int
-    model_max_tokens: int | None
-    notes: list[str] = field(default_factory=list)
-
-
-def read_tokenizer(directory: Path) -> WordPieceTokenizer:
+def read_tokenizer(directory: Path) -> Tokenizer:
     """The tokenizer of a directory. Where tokenizer_config.json and tokenizer.json differ, the first wins, as in transformers."""
+    settings = read_json_object(directory / "tokenizer_config.json", required=False)
+    path = directory / "tokenizer.json"
+    if path.exists():
+        model = read_json_object(path).get("model")
+        # Files of old releases do not name the type.
+        if isinstance(model, dict) and model.get("type", "BPE" if "merges" in model else "") == "BPE":
+            return read_bpe(directory, settings)
+    elif (directory / "vocab.json").exists() and (directory / "merges.txt").exists():
+        return read_bpe(directory, settings)
+    return _read_wordpiece(directory, settings)
+
+
+def _read_wordpiece(directory: Path, settings: dict[str, Any]) -> Tokenizer:
     settings_path = directory / "tokenizer_config.json"
-    settings = read_json_object(settings_path, required=False)
     path = directory / "tokenizer.json"
     text_path = directory / "vocab.txt"
     notes: list[str] = []
@@ -53,7 +49,7 @@ def read_tokenizer(directory: Path) -> WordPieceTokenizer:
         source = path
     elif text_path.exists():
         pieces = _read_vocabulary(text_path)
-        listed = _listed_in_settings(settings_path, settings)
+        listed = listed_in_settings(settings_path, settings)
         source = text_path
     else:
         raise ConversionError(f"{directory}: neither tokenizer.json nor vocab.txt is there")
@@ -66,17 +62,17 @@ def read_tokenizer(directory: Path) -> WordPieceTokenizer:
     if isinstance(max_word_chars, bool) or not isinstance(max_word_chars, int) or not 1 <= max_word_chars <= layout.LARGEST_WORD_CHARS:
         raise ConversionError(f"{path}: max_input_chars_per_word is {max_word_chars!r}; it must be from 1 to {layout.LARGEST_WORD_CHARS}")
     added = _check_added(source, pieces, listed)
-    special = _special_ids(directory, settings, source, pieces)
+    special = special_ids(directory, settings, source, pieces, _SPECIAL)
     if path.exists():
         _check_post_processor(path, parts.get("post_processor"), pieces, special)
-    limit = settings.get("model_max_length")
-    return WordPieceTokenizer(
-        pieces=pieces,
+    return Tokenizer(
+        kind="wordpiece",
+        pieces=[piece.encode() for piece in pieces],
         special=special,
-        added=sorted({*added, *special.values()}),
+        added=dict.fromkeys([*added, *special.values()], 0),
         flags=_flags(normalizer),
         max_word_chars=max_word_chars,
-        model_max_tokens=limit if isinstance(limit, int) and 1 <= limit < 2**31 else None,
+        model_max_tokens=model_max_tokens(settings),
         notes=notes,
     )
 
@@ -106,18 +102,13 @@ def _read_model(path: Path, parts: dict[str, Any]) -> list[str]:
     model = parts.get("model")
     if not isinstance(model, dict) or model.get("type", "WordPiece") != "WordPiece" or not isinstance(model.get("vocab"), dict):
         kind = model.get("type") if isinstance(model, dict) else model
-        raise ConversionError(f"{path}: model.type is {kind!r}; only 'WordPiece' is supported")
+        raise ConversionError(f"{path}: model.type is {kind!r}; supported: 'WordPiece' and 'BPE'")
     if model.get("continuing_subword_prefix", "##") != "##":
         raise ConversionError(f"{path}: model.continuing_subword_prefix is {model['continuing_subword_prefix']!r}; only '##' is supported")
     pre_tokenizer = (parts.get("pre_tokenizer") or {}).get("type")
     if pre_tokenizer != "BertPreTokenizer":
         raise ConversionError(f"{path}: pre_tokenizer.type is {pre_tokenizer!r}; only 'BertPreTokenizer' is supported")
-    pieces: list[str | None] = [None] * len(model["vocab"])
-    for piece, index in model["vocab"].items():
-        if not isinstance(index, int) or not 0 <= index < len(pieces) or pieces[index] is not None:
-            raise ConversionError(f"{path}: model.vocab: the id {index!r} of {piece!r} is out of range or given twice")
-        pieces[index] = piece
-    complete = [piece or "" for piece in pieces]
+    complete = pieces_by_id(path, model["vocab"])
     _check_pieces(path, complete)
     return complete
 
@@ -146,14 +137,6 @@ def _flags(normalizer: dict[str, Any]) -> int:
     return flags | (layout.LOWERCASE if normalizer["lowercase"] else 0)
 
 
-def _listed_in_settings(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    decoder = settings.get("added_tokens_decoder") or {}
-    try:
-        return [{"id": int(index), **token} for index, token in decoder.items()]
-    except (AttributeError, TypeError, ValueError):
-        raise ConversionError(f"{path}: added_tokens_decoder is no object of tokens by id") from None
-
-
 def _check_added(path: Path, pieces: list[str], listed: list[dict[str, Any]]) -> list[int]:
     """Ids of the added tokens; those behind the vocabulary are appended to `pieces`."""
     ids = []
@@ -178,19 +161,6 @@ def _check_added(path: Path, pieces: list[str], listed: list[dict[str, Any]]) ->
     return ids
 
 
-def _special_ids(directory: Path, settings: dict[str, Any], source: Path, pieces: list[str]) -> dict[str, int]:
-    names = read_json_object(directory / "special_tokens_map.json", required=False)
-    ids = {piece: index for index, piece in enumerate(pieces)}
-    special = {}
-    for kind, default in _SPECIAL.items():
-        token = settings.get(f"{kind}_token") or names.get(f"{kind}_token") or default
-        token = token.get("content") if isinstance(token, dict) else token
-        if token not in ids:
-            raise ConversionError(f"{source}: the {kind} token {token!r} is no piece of the vocabulary")
-        special[kind] = ids[token]
-    return special
-
-
 def _check_post_processor(path: Path, processor: Any, pieces: list[str], special: dict[str, int]) -> None:
     """[CLS] A [SEP], and [CLS] A [SEP] B [SEP] with type 1 from B on (Devlin et al. 2019, section 3)."""
     cls, sep = pieces[special["cls"]], pieces[special["sep"]]
@@ -199,15 +169,8 @@ def _check_post_processor(path: Path, processor: Any, pieces: list[str], special
         right = processor.get("cls") == [cls, special["cls"]] and processor.get("sep") == [sep, special["sep"]]
     elif kind == "TemplateProcessing":
         pair = [(cls, 0), ("A", 0), (sep, 0), ("B", 1), (sep, 1)]
-        right = _template(processor.get("single")) == pair[:3] and _template(processor.get("pair")) == pair
+        right = template(processor.get("single")) == pair[:3] and template(processor.get("pair")) == pair
     else:
         right = False
     if not right:
         raise ConversionError(f"{path}: post_processor is not BERT's: [CLS] A [SEP], and [CLS] A [SEP] B [SEP] for pairs")
-
-
-def _template(steps: Any) -> list[tuple[Any, Any]]:
-    try:
-        return [(each["id"], each["type_id"]) for step in steps for each in step.values()]
-    except (AttributeError, KeyError, TypeError):
-        return []

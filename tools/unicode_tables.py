@@ -4,7 +4,8 @@
     python -m tools.unicode_tables --check    # exit 1 if the committed module differs
 
 The reference behaviour is that of the `tokenizers` package. Its Rust crates carry Unicode tables of several versions:
-categories of Unicode 8, decompositions and combining classes of Unicode 9, lower case of Unicode 17. The tables here
+categories of Unicode 8 (the regex of byte-level BPE: of Unicode 16), decompositions and combining classes of Unicode 9, lower case of
+Unicode 17. The tables here
 start from Python's `unicodedata` 14 and are corrected by the lists below, each with the reason. They are therefore only
 generated with a Python whose `unicodedata` is version 14 (Python 3.11); with another version the lists would be wrong.
 
@@ -27,7 +28,7 @@ from typing import Any
 UNICODE_VERSION = "14.0.0"
 TARGET = Path(__file__).resolve().parent.parent / "tinybert_rt" / "text" / "unicode_data.py"
 
-# Properties of a code point, one byte.
+# Properties of a code point: the first byte and the third and fourth of its record.
 REMOVED = 1  # by cleaning: NUL, U+FFFD and the categories Cc, Cf, Co, except tab, line feed, carriage return
 SPACE = 2  # White_Space
 CJK = 4  # set apart by spaces
@@ -35,6 +36,8 @@ PUNCTUATION = 8  # ASCII punctuation and the categories P*
 MARK = 16  # category Mn: dropped when accents are stripped
 DECOMPOSES = 32  # has a canonical decomposition with something left after dropping marks; Hangul: by rule
 UPPER = 64  # has another lower case
+LETTER = 1 << 16  # the categories L*
+NUMBER = 1 << 17  # the categories N*
 
 MORE = 1 << 31
 """Set in an element of DECOMPOSITIONS when the sequence goes on."""
@@ -84,6 +87,14 @@ _LOWER: dict[str, int] = {
     "16EA0-16EB8": 27,
 }
 
+# Characters that became L* in Unicode 15 to 16: letters.
+_LETTER = """1C89-1C8A A7CB-A7CD A7DA-A7DC 105C0-105F3 10D4A-10D65 10D6F-10D85 10EC2-10EC4 1123F-11240 11380-11389 1138B 1138E
+    11390-113B5 113B7 113D1 113D3 11BC0-11BE0 11F02 11F04-11F10 11F12-11F33 1342F 13441-13446 13460-143FA 16100-1611D 16D40-16D6C
+    18CFF 1B132 1B155 1DF25-1DF2A 1E030-1E06D 1E4D0-1E4EB 1E5D0-1E5ED 1E5F0 2B739 2EBF0-2EE5D 31350-323AF"""
+
+# Characters that became N* in Unicode 15 to 16: numbers.
+_NUMBER = "10D40-10D49 116D0-116E3 11BF0-11BF9 11F50-11F59 16130-16139 16D70-16D79 1CCF0-1CCF9 1D2C0-1D2D3 1E4F0-1E4F9 1E5F1-1E5FA"
+
 # The ranges of `tokenizers`; its last-but-three range begins at 2B920, where 2B820 (Extension E) was meant.
 _CJK = "3400-4DBF 4E00-9FFF F900-FAFF 20000-2A6DF 2A700-2B73F 2B740-2B81F 2B920-2CEAF 2F800-2FA1F"
 
@@ -114,6 +125,8 @@ class Unicode:
         self.mark = _members(_MARK)
         self.class_zero = _members(_CLASS_ZERO)
         self.not_decomposed = _members(_NOT_DECOMPOSED)
+        self.letter = _members(_LETTER)
+        self.number = _members(_NUMBER)
         self.cjk = _members(_CJK)
         self.lower_difference = {code: difference for ranges, difference in _LOWER.items() for code in _members(ranges)}
 
@@ -131,6 +144,12 @@ class Unicode:
         if code in self.not_punctuation:
             return False
         return code in self.punctuation or unicodedata.category(chr(code)).startswith("P")
+
+    def is_letter(self, code: int) -> bool:
+        return code in self.letter or unicodedata.category(chr(code)).startswith("L")
+
+    def is_number(self, code: int) -> bool:
+        return code in self.number or unicodedata.category(chr(code)).startswith("N")
 
     def is_mark(self, code: int) -> bool:
         return code in self.mark or (unicodedata.category(chr(code)) == "Mn" and code not in self.not_mark)
@@ -161,6 +180,7 @@ class Unicode:
         properties = REMOVED * self.is_removed(code) | SPACE * self.is_space(code) | CJK * (code in self.cjk)
         properties |= PUNCTUATION * self.is_punctuation(code) | MARK * self.is_mark(code) | UPPER * (difference != 0)
         properties |= DECOMPOSES * (code in _HANGUL or bool(self.decomposition(code)))
+        properties |= LETTER * self.is_letter(code) | NUMBER * self.is_number(code)
         record = (properties, self.combining_class(code), difference)
         self._check(code, record)
         return record
@@ -172,6 +192,7 @@ class Unicode:
         sequence = self.decomposition(code)
         assumptions = {
             "a character with a combining class is no separator and has no case": not (combining_class and (separator or difference)),
+            "a character is a letter, a number, white space or none of these": (properties & (LETTER | NUMBER | SPACE)).bit_count() < 2,
             "a separator has no case": not (separator and difference),
             "a separator stands alone in its decomposition": len(sequence) < 2
             or not any(self.is_space(each) or self.is_punctuation(each) for each in sequence),
@@ -206,8 +227,10 @@ def build_tables() -> dict[str, bytes]:
     """Every table of the module, by name, little-endian."""
     characters = Unicode()
     tables, records = _three_stages("RECORD", [characters.record(code) for code in range(_CODE_POINTS)], "B")
-    # 8 bytes each: properties u8, combining class u8, 2 unused, difference to the lower case i32.
-    tables["RECORDS"] = b"".join(struct.pack("<BBHi", properties, order, 0, difference) for properties, order, difference in records)
+    # 8 bytes each: properties u8, combining class u8, more properties u16, difference to the lower case i32.
+    tables["RECORDS"] = b"".join(
+        struct.pack("<BBHi", properties & 255, order, properties >> 16, difference) for properties, order, difference in records
+    )
 
     sequences = [() if 0xD800 <= code < 0xE000 else characters.decomposition(code) for code in range(_CODE_POINTS)]
     elements: list[int] = []

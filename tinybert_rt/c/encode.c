@@ -19,8 +19,8 @@ static int read_encode_options(tbrt_session *session, const tbrt_encode_options 
         options->max_tokens = (int32_t)model->max_tokens;
     if (options->dim < 1 || options->dim > model->hidden_size)
         return tbrt_complain_of_range(session, "dim", options->dim, 1, model->hidden_size);
-    if (options->max_tokens < SMALLEST_LIMIT || options->max_tokens > model->max_positions)
-        return tbrt_complain_of_range(session, "max_tokens", options->max_tokens, SMALLEST_LIMIT, model->max_positions);
+    if (options->max_tokens < model->tokenizer.pair_special || options->max_tokens > model->max_positions)
+        return tbrt_complain_of_range(session, "max_tokens", options->max_tokens, model->tokenizer.pair_special, model->max_positions);
     if (options->truncation < 0 || options->truncation >= TBRT_TRUNCATION_COUNT)
         return tbrt_complain_of_range(session, "truncation", options->truncation, 0, TBRT_TRUNCATION_COUNT - 1);
     if (options->pairs != 0 && options->pairs != 1)

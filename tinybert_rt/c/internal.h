@@ -12,6 +12,7 @@
 
 #define LONGEST_TEXT (INT64_MAX / 4)
 #define SMALLEST_LIMIT 3 /* [CLS], one token, [SEP] */
+#define MOST_SPECIAL 4   /* of a pair: [CLS], [SEP], [SEP], [SEP] */
 #define UNKNOWN_OPTIONS "options: struct_size is not set, or members are set that this version does not know"
 
 struct tbrt_model {

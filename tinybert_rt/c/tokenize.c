@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static int tokenize(tbrt_session *session, kernel_tokenize_call *call, const char *text, size_t size, const char *pair, size_t pair_size,
-                    int64_t limit) {
+static int run(tbrt_session *session, kernel_tokenize_call *call, const char *text, size_t size, const char *pair, size_t pair_size,
+               int64_t limit) {
     call->max_tokens = limit;
     return (int)session->model->level->kernels.tokenize(call, text, (int64_t)size, pair, pair == NULL ? -1 : (int64_t)pair_size);
 }
@@ -20,8 +20,10 @@ int tbrt_tokenize(tbrt_session *session, const char *text, size_t size, const ch
     tbrt_tokenize_options options = TBRT_TOKENIZE_OPTIONS_INIT;
     if (!tbrt_read_struct(&options, sizeof options, given))
         return tbrt_leave(session, tbrt_complain(session, TBRT_INVALID_ARGUMENT, UNKNOWN_OPTIONS));
-    if (options.max_tokens != 0 && options.max_tokens < SMALLEST_LIMIT)
-        return tbrt_leave(session, tbrt_complain_of_range(session, "max_tokens", options.max_tokens, SMALLEST_LIMIT, INT32_MAX));
+    const kernel_tokenizer *tokenizer = &session->model->kernel->tokenizer;
+    const int64_t least = pair == NULL ? SMALLEST_LIMIT : tokenizer->pair_special;
+    if (options.max_tokens != 0 && options.max_tokens < least)
+        return tbrt_leave(session, tbrt_complain_of_range(session, "max_tokens", options.max_tokens, least, INT32_MAX));
     if (options.truncation < 0 || options.truncation >= TBRT_TRUNCATION_COUNT)
         return tbrt_leave(session, tbrt_complain_of_range(session, "truncation", options.truncation, 0, TBRT_TRUNCATION_COUNT - 1));
     if ((text == NULL && size != 0) || (ids == NULL && capacity != 0))
@@ -36,19 +38,19 @@ int tbrt_tokenize(tbrt_session *session, const char *text, size_t size, const ch
     if (size > LONGEST_TEXT || pair_size > LONGEST_TEXT)
         return tbrt_leave(session, tbrt_complain(session, TBRT_INVALID_ARGUMENT, "the size of the text is larger than memory can be"));
 
-    const int64_t special = pair == NULL ? 2 : 3;
-    const int64_t most = (int64_t)size + (int64_t)pair_size + special; /* a byte is at most one token */
+    const int64_t special = pair == NULL ? 2 : tokenizer->pair_special;
+    const int64_t most = ((int64_t)size + (int64_t)pair_size) * tokenizer->tokens_per_byte + special;
     const int64_t wanted = options.max_tokens != 0 && options.max_tokens < most ? options.max_tokens : most;
     kernel_tokenize_call call;
     memset(&call, 0, sizeof call);
-    call.tokenizer = address(&session->model->kernel->tokenizer);
+    call.tokenizer = address(tokenizer);
     call.scratch = ((const kernel_worker *)(uintptr_t)session->kernel.locals)[0].text;
     int64_t limit = wanted;
     if (capacity < (size_t)wanted) { /* they may not fit: count them first */
-        int32_t special_ids[3];
+        int32_t special_ids[MOST_SPECIAL];
         call.truncation = TBRT_TRUNCATE;
         call.ids = address(special_ids);
-        tokenize(session, &call, text, size, pair, pair_size, special);
+        run(session, &call, text, size, pair, pair_size, special);
         limit = call.info.total < wanted ? call.info.total : wanted;
     }
     if (call.info.total > wanted && options.truncation == TBRT_ERROR_IF_TOO_LONG) {
@@ -63,7 +65,7 @@ int tbrt_tokenize(tbrt_session *session, const char *text, size_t size, const ch
         call.truncation = options.truncation;
         call.ids = address(ids);
         call.types = types == NULL ? 0 : address(types);
-        status = tokenize(session, &call, text, size, pair, pair_size, limit);
+        status = run(session, &call, text, size, pair, pair_size, limit);
         if (status != TBRT_OK)
             tbrt_complain_of_text(session, status, 0, call.info.total, wanted);
     }

@@ -94,15 +94,16 @@ class TokenScratch:
         self.info = self.call.info
 
 
-def character_spans(spans: NDArray[np.int32], types: NDArray[np.uint8], texts: tuple[bytes, bytes]) -> NDArray[np.int32]:
-    """(count, 2) spans of UTF-8 bytes as spans of characters; -1 stays. types: which of the texts a token belongs to."""
+def character_spans(spans: NDArray[np.int32], texts: tuple[bytes, bytes]) -> NDArray[np.int32]:
+    """(count, 2) spans of UTF-8 bytes as spans of characters; -1 stays. The second special token ends the first of the texts."""
     found: NDArray[np.int32] = spans.copy()
+    special = np.cumsum(spans[:, 0] < 0)
     for number, data in enumerate(texts):
         if data.isascii():
             continue
         before = np.zeros(len(data) + 1, np.int32)  # characters that begin before a byte
         np.cumsum((np.frombuffer(data, np.uint8) & 0xC0) != 0x80, out=before[1:])
-        mine = (types == number) & (spans[:, 0] >= 0)
+        mine = (special > 1 if number else special <= 1) & (spans[:, 0] >= 0)
         found[mine] = before[spans[mine]]
     return found
 

@@ -78,6 +78,8 @@ CONFIG_FIELDS = (
     "position_to_content",
     "conv_kernel",
     "conv_activation",
+    "merges",
+    "added_options",
 )
 """Fields are only ever added at the end, with 0 for what files without them mean."""
 
@@ -101,7 +103,7 @@ ARCHITECTURES = {
 
 WEIGHT_DTYPES = {"f32": 0, "int8": 1}
 POOLINGS = {"cls": 1, "mean": 2, "max": 3}
-TOKENIZER_KINDS = {"wordpiece": 1}
+TOKENIZER_KINDS = {"wordpiece": 1, "bpe": 2}
 
 HEADS = {"none": 0, "sequence_classification": 1, "token_classification": 2, "question_answering": 3}
 PROBLEMS = {"single_label": 0, "multi_label": 1, "regression": 2}
@@ -118,6 +120,15 @@ CLEAN_TEXT = 1
 SPLIT_CJK = 2
 STRIP_ACCENTS = 4
 LOWERCASE = 8
+PREFIX_SPACE = 16
+"""A space is put before every part of the text, between added tokens, that does not begin with one."""
+
+DOUBLE_SEPARATOR = 32
+"""A pair has two separators between its texts, and all its token types are 0."""
+
+# Bits of the options of an added token: white space before or behind it belongs to it.
+STRIP_LEFT = 1
+STRIP_RIGHT = 2
 
 LARGEST_WORD_CHARS = 1024
 _ID = (0, MAX_VOCAB_SIZE - 1)
@@ -139,7 +150,7 @@ CONFIG_RANGES: dict[str, tuple[int, int]] = {
     "max_tokens": (2, MAX_POSITIONS),
     "layer_norm_eps_bits": (0x00800000, 0x3F7FFFFF),
     "tokenizer_kind": (1, len(TOKENIZER_KINDS)),
-    "tokenizer_flags": (0, CLEAN_TEXT | SPLIT_CJK | STRIP_ACCENTS | LOWERCASE),
+    "tokenizer_flags": (0, CLEAN_TEXT | SPLIT_CJK | STRIP_ACCENTS | LOWERCASE | PREFIX_SPACE | DOUBLE_SEPARATOR),
     "max_word_chars": (1, LARGEST_WORD_CHARS),
     "unk_id": _ID,
     "cls_id": _ID,
@@ -163,6 +174,8 @@ CONFIG_RANGES: dict[str, tuple[int, int]] = {
     "position_to_content": (0, 1),
     "conv_kernel": (0, MAX_CONV_KERNEL),
     "conv_activation": (0, len(HEAD_ACTIVATIONS) - 1),
+    "merges": (0, MAX_VOCAB_SIZE),
+    "added_options": (0, 1),
 }
 CONFIG_KINDS = (
     "architecture",
@@ -176,6 +189,7 @@ CONFIG_KINDS = (
     "head_activation",
     "problem",
     "conv_activation",
+    "added_options",
 )
 """Fields that choose among kinds: a value out of range is one that a later release may know."""
 
@@ -342,6 +356,10 @@ GLOBAL_RULES: tuple[TensorRule, ...] = (
     TensorRule("tokenizer.pieces", "U8", (Dimension("pieces_bytes", multiple=ALIGNMENT),)),
     TensorRule("tokenizer.piece_offsets", "U32", (Dimension("vocab_size", plus=1, multiple=LANES),)),
     TensorRule("tokenizer.added", "I32", (Dimension("added_tokens", multiple=LANES),)),
+    TensorRule("tokenizer.added_options", "U8", (Dimension("added_tokens", multiple=ALIGNMENT),), None, "added_options"),
+    TensorRule("tokenizer.bytes", "I32", (_number(256),), None, "merges"),
+    TensorRule("tokenizer.merge_starts", "U32", (Dimension("vocab_size", plus=1, multiple=LANES),), None, "merges"),
+    TensorRule("tokenizer.merges", "U32", (Dimension("merges", multiple=LANES), _number(3)), None, "merges"),
     *_table("embeddings.word", "vocab_size"),
     *_table("embeddings.position", "max_positions", "no_positions"),
     *_table("embeddings.type", "type_vocab_size"),

@@ -139,6 +139,11 @@ TEMPLATES: dict[int, Template] = {
     errors.BucketError.code: _template(
         "tensor '{tensor}': bucket {detail} (byte {position:,}) is below the one before or out of range: {DAMAGED}"
     ),
+    errors.MergeTableError.code: _template(
+        "tensor '{tensor}': element {detail} (byte {position:,}) is out of order or refers to nothing: {DAMAGED}",
+        "a tokenizer of the kind {detail} cannot have {position} merges: {DAMAGED}",
+        Condition.NO_TENSOR,
+    ),
     errors.TrieError.code: _template("tensor '{tensor}': node {detail} (byte {position:,}) refers to nothing: {DAMAGED}"),
     errors.NonFiniteWeightError.code: _template("tensor '{tensor}': element {detail} (byte {position:,}) is NaN or infinite: {DAMAGED}"),
     errors.NegativeScaleError.code: _template("tensor '{tensor}': scale {detail} (byte {position:,}) is negative: {DAMAGED}"),

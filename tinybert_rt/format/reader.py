@@ -8,13 +8,15 @@ The file's address needs no alignment: kernels load unaligned. (A mapped file is
 
 from __future__ import annotations
 
-from tinybert_rt.format.layout import COLUMN_MULTIPLE, CONFIG_INDEX, LANES, WEIGHT_DTYPES, layer_linears
+from tinybert_rt.format.layout import COLUMN_MULTIPLE, CONFIG_INDEX, DOUBLE_SEPARATOR, LANES, WEIGHT_DTYPES, layer_linears
 from tinybert_rt.format.reader_contents import (
     ANY_SIGN,
     NOT_NEGATIVE,
     check_added,
+    check_added_options,
     check_buckets,
     check_floats,
+    check_merges,
     check_pieces,
     check_sums,
     check_trie,
@@ -34,7 +36,7 @@ _LAYER_BYTES = Layer.size
 _QKV_PARTS = layer_linears(1, 1, 1)["attention.qkv"][2]
 
 # In file order, see layout.GLOBAL_RULES.
-_CONFIG, _TRIE, _PIECES, _PIECE_OFFSETS, _ADDED, _FIRST_TABLE = range(6)
+_CONFIG, _TRIE, _PIECES, _PIECE_OFFSETS, _ADDED, _BEHIND_ADDED = range(6)
 
 _ARCHITECTURE = CONFIG_INDEX["architecture"]
 _NUM_LAYERS = CONFIG_INDEX["num_layers"]
@@ -73,6 +75,8 @@ _CONTENT_TO_POSITION = CONFIG_INDEX["content_to_position"]
 _POSITION_TO_CONTENT = CONFIG_INDEX["position_to_content"]
 _CONV_KERNEL = CONFIG_INDEX["conv_kernel"]
 _CONV_ACTIVATION = CONFIG_INDEX["conv_activation"]
+_MERGES = CONFIG_INDEX["merges"]
+_ADDED_OPTIONS = CONFIG_INDEX["added_options"]
 
 
 @inline
@@ -122,7 +126,7 @@ def _read_config(config, model):
 
 @kernel
 def _open_tokenizer(data, entries, config, tokenizer, error):
-    """Check and fill the tokenizer; returns a status."""
+    """Check and fill the tokenizer; returns status, place of the tensor behind it."""
     entry = entries_at(entries)
     tokenizer.kind = field(config, _TOKENIZER_KIND)
     tokenizer.flags = field(config, _TOKENIZER_FLAGS)
@@ -144,9 +148,29 @@ def _open_tokenizer(data, entries, config, tokenizer, error):
         status = check_pieces(data, entry[_PIECES], entry[_PIECE_OFFSETS], field(config, _PIECES_BYTES), tokenizer.vocab_size, error)
     if status == 0:
         status = check_added(data, entry[_ADDED], tokenizer.added_count, tokenizer.vocab_size, error)
+    place = _BEHIND_ADDED
+    tokenizer.added_options = 0
+    if status == 0 and field(config, _ADDED_OPTIONS) != 0:
+        tokenizer.added_options = data + entry[place].begin
+        status = check_added_options(data, entry[place], tokenizer.added_count, error)
+        place += 1
+    tokenizer.bytes = 0
+    tokenizer.merge_starts = 0
+    tokenizer.merges = 0
+    tokenizer.tokens_per_byte = 1
+    tokenizer.pair_special = 4 if tokenizer.flags & DOUBLE_SEPARATOR else 3
+    merges = field(config, _MERGES)
+    if status == 0 and merges != 0:
+        tokenizer.bytes = data + entry[place].begin
+        tokenizer.merge_starts = data + entry[place + 1].begin
+        tokenizer.merges = data + entry[place + 2].begin
+        # Where it is no UTF-8, a byte becomes the three of U+FFFD; and each part between added tokens may get a space.
+        tokenizer.tokens_per_byte = 4
+        status = check_merges(data, entry[place], entry[place + 1], entry[place + 2], merges, tokenizer.vocab_size, error)
+        place += 3
     if status == 0:
         prepare_wordpiece(tokenizer)
-    return status
+    return status, place
 
 
 @kernel
@@ -320,9 +344,8 @@ def open_model(data, size, entries, max_entries, model, error):
         return status
     config = data + entries_at(entries)[_CONFIG].begin
     _read_config(config, model)
-    status = _open_tokenizer(data, entries, config, model.tokenizer, error)
+    status, place = _open_tokenizer(data, entries, config, model.tokenizer, error)
     int8 = model.weight_dtype == _INT8
-    place = _FIRST_TABLE
     if status == 0:
         status, place = _open_table(data, entries, place, int8, model.vocab_size, model.word, error)
     if status == 0 and field(config, _NO_POSITIONS) == 0:

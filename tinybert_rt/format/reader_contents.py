@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from tinybert_rt import errors
-from tinybert_rt.format.layout import MAX_RELATIVE_SPAN
+from tinybert_rt.format.layout import MAX_RELATIVE_SPAN, STRIP_LEFT, STRIP_RIGHT
 from tinybert_rt.format.reader_header import fail, name_error
 from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.memory import load_i32, load_i64, load_u8, load_u32
 
 _PIECES = errors.PieceTableError.code
 _ADDED = errors.AddedTokenError.code
+_MERGES = errors.MergeTableError.code
 _TRIE = errors.TrieError.code
 _NON_FINITE = errors.NonFiniteWeightError.code
 _NEGATIVE = errors.NegativeScaleError.code
@@ -94,6 +95,54 @@ def check_buckets(data, entry, count, error):
             return fail(error, _BUCKETS, bucket, entry.begin + 4 * index)
         last = bucket
     return _check_zero(data, entry.begin + 4 * count, entry.end, error)
+
+
+@kernel
+def check_added_options(data, entry, count, error):
+    """No option of an added token that is not known; returns a status."""
+    name_error(error, entry)
+    for position in range(entry.begin, entry.begin + count):
+        if load_u8(data + position) & ~(STRIP_LEFT | STRIP_RIGHT) != 0:
+            return fail(error, _PADDING, load_u8(data + position), position)
+    return _check_zero(data, entry.begin + count, entry.end, error)
+
+
+@kernel
+def check_merges(data, tokens, starts, merges, count, vocab_size, error):
+    """Tokens lie in the vocabulary, ranks below `count`, rows ascend and belong to a left token each; returns a status.
+
+    Args:
+        tokens, starts, merges: the entries of tokenizer.bytes, tokenizer.merge_starts, tokenizer.merges.
+    """
+    name_error(error, tokens)
+    for index in range(256):
+        token = load_i32(data + tokens.begin + 4 * index)
+        if token < 0 or token >= vocab_size:
+            return fail(error, _MERGES, index, tokens.begin + 4 * index)
+    name_error(error, starts)
+    last = 0
+    for index in range(vocab_size + 1):
+        start = load_u32(data + starts.begin + 4 * index)
+        if start < last or start > count or (index == 0 and start != 0) or (index == vocab_size and start != count):
+            return fail(error, _MERGES, index, starts.begin + 4 * index)
+        last = start
+    status = _check_zero(data, starts.begin + 4 * (vocab_size + 1), starts.end, error)
+    if status != 0:
+        return status
+    name_error(error, merges)
+    for left in range(vocab_size):
+        last = -1
+        for row in range(load_u32(data + starts.begin + 4 * left), load_u32(data + starts.begin + 4 * left + 4)):
+            position = merges.begin + 12 * row
+            right = load_u32(data + position)
+            if right <= last or right >= vocab_size:
+                return fail(error, _MERGES, 3 * row, position)
+            if load_u32(data + position + 4) >= count:
+                return fail(error, _MERGES, 3 * row + 1, position + 4)
+            if load_u32(data + position + 8) >= vocab_size:
+                return fail(error, _MERGES, 3 * row + 2, position + 8)
+            last = right
+    return _check_zero(data, merges.begin + 12 * count, merges.end, error)
 
 
 @inline

@@ -27,6 +27,7 @@ from tinybert_rt.format.layout import (
     LAYER_RULES,
     MAX_DEPTH,
     RELATIVE_COLUMNS,
+    TOKENIZER_KINDS,
     TensorRule,
 )
 from tinybert_rt.format.reader_header import entries_at, equal_bytes, fail, name_error
@@ -48,6 +49,7 @@ _HEADS = errors.HeadSizeError.code
 _SHARING = errors.LayerSharingError.code
 _LABELS = errors.HeadLabelsError.code
 _LIMIT = errors.TokenLimitError.code
+_MERGES = errors.MergeTableError.code
 _SPECIAL = errors.SpecialTokenError.code
 
 RULES = (*GLOBAL_RULES, *LAYER_RULES)
@@ -105,6 +107,9 @@ _SPAN_FIELD, _TO_POSITION_FIELD, _TO_CONTENT_FIELD, _KERNEL_FIELD = (
 _HEAD_FIELD, _LABELS_FIELD, _LABELS_BYTES_FIELD, _HEAD_ACTIVATION_FIELD = (
     CONFIG_INDEX[name] for name in ("head", "labels", "labels_bytes", "head_activation")
 )
+
+_KIND_FIELD, _MERGES_FIELD = CONFIG_INDEX["tokenizer_kind"], CONFIG_INDEX["merges"]
+_BPE = TOKENIZER_KINDS["bpe"]
 
 
 @inline
@@ -173,6 +178,12 @@ def check_config(config, error):
     relative = field(config, _TO_POSITION_FIELD) != 0 or field(config, _TO_CONTENT_FIELD) != 0
     if relative != (field(config, _SPAN_FIELD) != 0):
         return fail(error, _RANGE, _SPAN_FIELD, field(config, _SPAN_FIELD))
+    kind = field(config, _KIND_FIELD)
+    merges = field(config, _MERGES_FIELD)
+    if (kind == _BPE) != (merges != 0):
+        error.name_offset = -1  # it is no tensor's fault
+        error.name_size = 0
+        return fail(error, _MERGES, kind, merges)
     if field(config, _MAX_TOKENS_FIELD) > field(config, _POSITIONS_FIELD):
         return fail(error, _LIMIT, field(config, _POSITIONS_FIELD), field(config, _MAX_TOKENS_FIELD))
     for i in range(_ID_COUNT):

@@ -79,6 +79,15 @@ Tokenizer = Struct(
         ("added_first1", "i64"),
         ("added_first2", "i64"),
         ("added_first3", "i64"),
+        ("added_options", "ptr"),  # uint8 [added_count], layout.STRIP_LEFT | STRIP_RIGHT of each; or 0
+        # Byte-level BPE: int32 [256], the token of each byte; the rows of merges whose left token is t are merge_starts[t] to
+        # merge_starts[t + 1]; a row of merges is uint32 [3]: right token, rank, token that the two become.
+        ("bytes", "ptr"),
+        ("merge_starts", "ptr"),  # uint32 [vocab_size + 1]
+        ("merges", "ptr"),
+        # What callers need for their buffers.
+        ("tokens_per_byte", "i64"),  # a text of n bytes has at most n times as many tokens, without special tokens
+        ("pair_special", "i64"),  # special tokens around a pair; a single text has 2
     ],
 )
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from tinybert_rt.format.layout import TOKENIZER_KINDS
 from tinybert_rt.kernels.jit import kernel
+from tinybert_rt.text.bpe import bpe
 from tinybert_rt.text.wordpiece import wordpiece
+
+_BPE = TOKENIZER_KINDS["bpe"]
 
 
 @kernel
 def encode_text(tokenizer, text, size, ids, spans, capacity, scratch):
     """The token ids of a text, without special tokens; arguments and result as of `wordpiece`."""
+    if tokenizer.kind == _BPE:
+        return bpe(tokenizer, text, size, ids, spans, capacity, scratch)
     return wordpiece(tokenizer, text, size, ids, spans, capacity, scratch)

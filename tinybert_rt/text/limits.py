@@ -14,7 +14,16 @@ CLASSES_BYTES = 256
 WORD_BYTES = 4 * MAX_WORD_CHARS + 64
 """The normalised word being read, as UTF-8."""
 
-WORD_SCRATCH_BYTES = STATE_BYTES + CLASSES_BYTES + WORD_BYTES
+PART_BYTES = 4096
+"""Bytes of a word that byte-level BPE merges at once: a longer word is cut, between characters. A multiple of MERGE_BLOCK, below 65536."""
+
+MERGE_BLOCK = 64
+"""Symbols whose smallest merge is kept."""
+
+MERGE_SCRATCH_BYTES = (8 + 4 + 2 + 2) * PART_BYTES + 8 * PART_BYTES // MERGE_BLOCK
+"""The symbols of a word that is being merged, see `text.merges`."""
+
+WORD_SCRATCH_BYTES = max(STATE_BYTES + CLASSES_BYTES + WORD_BYTES, MERGE_SCRATCH_BYTES)
 """Bytes of scratch that the tokenizer's kernels need, at an address that is a multiple of 8."""
 
 # Truncation policies of `tokenize`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tinybert_rt.errors import InvalidArgumentError, TextTooLongError
+from tinybert_rt.format.layout import DOUBLE_SEPARATOR
 from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.memory import store_i32, store_u8
 from tinybert_rt.text.encode import encode_text
@@ -60,16 +61,17 @@ def _no_span(spans, index):
 
 @kernel
 def tokenize(tokenizer, text, size, pair, pair_size, max_tokens, policy, ids, types, spans, info, scratch):
-    """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP].
+    """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP]; with DOUBLE_SEPARATOR, [CLS] text [SEP] [SEP] pair [SEP].
 
     Args:
         tokenizer, text, size, scratch: as in `encode_text`.
         pair: uint8 [pair_size]; pair_size < 0: there is no pair. An empty pair is a pair.
-        max_tokens: at least 2, with a pair 3.
+        max_tokens: at least 2, with a pair `pair_special`.
         policy: what is left out of a text that is too long, a TRUNCATE constant of `text.limits`, see `_kept_of_first`;
             TextTooLongError where that is not possible, and always for TRUNCATE_ERROR.
         ids: int32 [max_tokens], output.
-        types: uint8 [max_tokens], output: 0, for the pair and the [SEP] behind it 1; or 0: they are not wanted.
+        types: uint8 [max_tokens], output: 0, for the pair and the [SEP] behind it 1 unless the separator is double; or 0: they are
+            not wanted.
         spans: int32 [max_tokens][2], output, or 0: for each token the bytes of its text (the text's or the pair's own) that its word begins
             at and ends before; -1 for special tokens. Texts are below 2 GiB.
         info: TokenizeInfo, output. After TextTooLongError `total` is set and `count` is 0.
@@ -77,7 +79,9 @@ def tokenize(tokenizer, text, size, pair, pair_size, max_tokens, policy, ids, ty
     Returns 0, or the code of InvalidArgumentError or TextTooLongError.
     """
     paired = pair_size >= 0
-    room = max_tokens - (3 if paired else 2)
+    double = tokenizer.flags & DOUBLE_SEPARATOR
+    gap = 3 if double else 2  # special tokens before the pair
+    room = max_tokens - (gap + 1 if paired else 2)
     info.count = 0
     info.total = 0
     info.truncated = 0
@@ -87,7 +91,7 @@ def tokenize(tokenizer, text, size, pair, pair_size, max_tokens, policy, ids, ty
     written = min(first, room)
     second = 0
     if paired:
-        place = written + 2
+        place = written + gap
         second = encode_text(tokenizer, pair, pair_size, ids + 4 * place, _span_at(spans, place), room - written, scratch)
     info.total = first + second + max_tokens - room
     if first + second > room:
@@ -98,7 +102,7 @@ def tokenize(tokenizer, text, size, pair, pair_size, max_tokens, policy, ids, ty
         info.truncated = 1
         if first < written:
             # More of the pair is kept than was written, and further ahead.
-            place = first + 2
+            place = first + gap
             encode_text(tokenizer, pair, pair_size, ids + 4 * place, _span_at(spans, place), second, scratch)
     store_i32(ids, tokenizer.cls_id)
     store_i32(ids + 4 * (first + 1), tokenizer.sep_id)
@@ -107,8 +111,12 @@ def tokenize(tokenizer, text, size, pair, pair_size, max_tokens, policy, ids, ty
     _fill_types(types, 0, first + 2, 0)
     info.count = first + 2
     if paired:
-        store_i32(ids + 4 * (first + second + 2), tokenizer.sep_id)
-        _no_span(spans, first + second + 2)
-        _fill_types(types, first + 2, first + second + 3, 1)
-        info.count = first + second + 3
+        last = first + gap + second
+        store_i32(ids + 4 * last, tokenizer.sep_id)
+        _no_span(spans, last)
+        if double:
+            store_i32(ids + 4 * (first + 2), tokenizer.sep_id)
+            _no_span(spans, first + 2)
+        _fill_types(types, first + 2, last + 1, 0 if double else 1)
+        info.count = last + 1
     return 0

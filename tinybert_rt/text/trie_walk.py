@@ -57,6 +57,23 @@ def find_node(trie, nodes, piece, size):
 
 
 @inline
+def whole_piece(trie, nodes, root, word, size):
+    """Id + 1 of the piece that the `size` bytes at `word` are, from node `root` on (-1: there is none), or 0."""
+    if root < 0:
+        return 0
+    pair = unit_pair(trie, root)
+    for index in range(size):
+        byte = load_u8(word + index)
+        node = target_of(pair, byte)
+        if byte == 0 or node >= nodes:
+            return 0
+        pair = unit_pair(trie, node)
+        if label_of(pair) != byte:
+            return 0
+    return piece_of(pair)
+
+
+@inline
 def longest_match(trie, nodes, root, word, begin, end):
     """The longest piece along word[begin:end] from node `root`: (its end << 32) | (id + 1), or 0.
 

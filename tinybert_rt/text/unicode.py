@@ -14,6 +14,8 @@ PUNCTUATION = 8
 MARK = 16
 DECOMPOSES = 32
 UPPER = 64
+LETTER = 1 << 16
+NUMBER = 1 << 17
 
 REPLACEMENT = 0xFFFD
 DOTTED_CAPITAL_I = 0x130
@@ -35,7 +37,7 @@ _decompositions = constant_table(TABLES["DECOMPOSITIONS"])
 
 @inline
 def record_of(code):
-    """The record of a code point: properties in bits 0–7, combining class in 8–15, difference to the lower case in 32–63."""
+    """The record of a code point: properties in bits 0–7 and 16–31, combining class in 8–15, difference to the lower case in 32–63."""
     block = load_u8(_record_top() + (code >> 12))
     block = load_u16(_record_middle() + 2 * (64 * block + ((code >> 6) & 63)))
     number = load_u8(_record_leaf() + 64 * block + (code & 63))
