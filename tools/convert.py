@@ -1,7 +1,8 @@
-"""Convert a Hugging Face or sentence-transformers directory of an encoder to a `.tbrt` file.
+"""Convert a Hugging Face or sentence-transformers directory of an encoder, or an exported ONNX graph, to a `.tbrt` file.
 
 Usage:
     python -m tools.convert DIRECTORY --out model.tbrt
+    python -m tools.convert model.onnx --out model.tbrt         (config.json and the tokenizer lie beside it or one directory up)
     python -m tools.convert DIRECTORY --out model.tbrt --dtype f32
     python -m tools.convert DIRECTORY --out model.tbrt --pooling mean --normalize    (a directory without modules.json)
 """
@@ -24,8 +25,9 @@ from tinybert_rt.errors import OutputFileError
 from tinybert_rt.format import layout
 from tinybert_rt.format.writer import write_model
 
-from .heads import head_tensors, read_head
-from .hf import ConversionError, Embedding, EncoderConfig, file_digest, read_config, read_embedding, read_weights
+from . import onnx_import
+from .heads import Head, head_tensors, read_head
+from .hf import ConversionError, Embedding, EncoderConfig, Weights, file_digest, read_config, read_embedding, read_weights
 from .hf_tokenizer import read_tokenizer
 from .tensors import TensorReport, weight_tensors
 from .tokenizer_parts import Tokenizer, tokenizer_tensors
@@ -62,7 +64,9 @@ def convert(
     """Convert the checkpoint in `directory` to the file `out`.
 
     Args:
-        directory: Hugging Face or sentence-transformers directory of an encoder, see `architectures`.
+        directory: Hugging Face or sentence-transformers directory of an encoder, see `architectures`; or an .onnx file, whose weights are
+            taken and whose directory (or the one above) says the rest, see `onnx_import`. A directory may hold `model.onnx` or
+            `onnx/model.onnx` in place of other weights.
         out: the `.tbrt` file.
         dtype: "int8" or "f32".
         pooling: "cls", "mean" or "max", in place of what the directory says; needed where it says nothing.
@@ -80,6 +84,9 @@ def convert(
         raise ConversionError(f"dtype is {dtype!r}; known: {', '.join(DTYPES)}")
     if name is not None and not (name and name.isprintable()):
         raise ConversionError(f"name is {name!r}: it must be printable text")
+    graph = None
+    if directory.suffix == ".onnx" and directory.is_file():
+        graph, directory = directory, onnx_import.home(directory)
     if not directory.is_dir():
         raise ConversionError(f"{directory}: there is no such directory")
     if not out.parent.is_dir():
@@ -102,7 +109,8 @@ def convert(
     tensors, config = tokenizer_tensors(tokenizer)
     config.update(_encoder_fields(encoder, dtype))
     config.update(pooling=layout.POOLINGS[pooling], normalize=int(normalize), max_tokens=limit)
-    weights = read_weights(embedding.transformer, encoder.architecture)
+    weights, unused = _weights(graph, embedding.transformer, encoder, head)
+    notes += unused
     made, reports = weight_tensors(weights, encoder, len(tokenizer.pieces), dtype == "int8")
     tensors.update(made)
     made, fields = head_tensors(head, encoder.architecture, weights, encoder.hidden_size)
@@ -125,6 +133,11 @@ def convert(
         raise ConversionError(f"{out}: cannot be written: {error.strerror or error}") from None
     ordered = {name: config[name] for name in layout.CONFIG_FIELDS}
     return ConversionReport(out, size, time.perf_counter() - started, ordered, reports, notes)
+
+
+def _weights(graph: Path | None, directory: Path, encoder: EncoderConfig, head: Head | None) -> tuple[Weights, list[str]]:
+    graph = graph or onnx_import.find_graph(directory)
+    return onnx_import.read_onnx(graph, encoder, head) if graph else (read_weights(directory, encoder.architecture), [])
 
 
 def _source(directory: Path, encoder: EncoderConfig) -> str:
@@ -231,8 +244,8 @@ def format_report(report: ConversionReport, show: int | None = 10) -> str:
 
 def parser(prog: str) -> argparse.ArgumentParser:
     """The command line."""
-    command = OneLineParser(prog=prog, description="Convert a Hugging Face directory of an encoder to a .tbrt file.")
-    command.add_argument("directory", type=Path, help="Hugging Face or sentence-transformers directory")
+    command = OneLineParser(prog=prog, description="Convert a Hugging Face directory or an ONNX file of an encoder to a .tbrt file.")
+    command.add_argument("directory", type=Path, help="Hugging Face or sentence-transformers directory, or .onnx file")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .tbrt file to write")
     command.add_argument("--dtype", choices=DTYPES, default="int8", help="weights in the file (default: int8)")
     command.add_argument("--pooling", choices=tuple(layout.POOLINGS), help="needed if the directory has no modules.json")

@@ -89,7 +89,7 @@ def _labels(path: Path, values: dict[str, Any]) -> tuple[str, ...]:
     return labels  # type: ignore[return-value]
 
 
-def _layers(task: str, architecture: Architecture) -> tuple[str, str, str]:
+def head_layers(task: str, architecture: Architecture) -> tuple[str, str, str]:
     """Where the weights of a head are: its dense layer or "", the activation behind that, its output layer."""
     if task == "sequence_classification":
         return architecture.pooled
@@ -114,7 +114,7 @@ def head_tensors(
         bias = weights.take(f"{source}.bias", outputs)
         tensors.update(quantize.linear_tensors(name, [matrix], [bias], False)[0])
 
-    dense, activation, output = _layers(head.task, architecture)
+    dense, activation, output = head_layers(head.task, architecture)
     if dense:
         linear("head.dense", dense, hidden_size)
     linear("head.output", output, len(head.labels))
