@@ -60,6 +60,8 @@ def small_config(**changes: int) -> dict[str, int]:
         "head_activation": 0,
         "problem": 0,
         "labels_bytes": 0,
+        "transform_activation": 0,
+        "own_decoder": 0,
     }
     return {**config, **changes}
 

@@ -39,7 +39,8 @@ class EncoderConfig:
     """The fields of config.json that say what an encoder computes.
 
     `max_positions` counts the positions that tokens can have; `positions_begin` rows of the table lie before them. `embedding_size`
-    is 0 where embeddings are not projected; `groups` of `inner_layers` layers each are in the checkpoint where layers are shared.
+    is 0 where embeddings are not projected; `groups` of `inner_layers` layers each are in the checkpoint where layers are shared. `tied`:
+    the embedding table may be the decoder of a head.
     """
 
     architecture: Architecture
@@ -57,6 +58,7 @@ class EncoderConfig:
     embedding_size: int = 0
     groups: int = 0
     inner_layers: int = 0
+    tied: bool = True
 
 
 @dataclass
@@ -146,6 +148,7 @@ def read_config(directory: Path) -> EncoderConfig:
         embedding_size=embedding if embedding != hidden or architecture.always_projected else 0,
         groups=size("num_hidden_groups", layout.MAX_LAYERS, 1) if sharing else 0,
         inner_layers=size("inner_group_num", layout.MAX_LAYERS, 1) if sharing else 0,
+        tied=values.get("tie_word_embeddings") is not False,
     )
     if config.hidden_size % config.num_heads:
         raise ConversionError(

@@ -24,7 +24,8 @@ _RELU_EPILOGUE = np.int64(ACTIVATIONS["relu"])
 
 
 @inline
-def _linear(local, x, x_stride, rows, weights, out, epilogue):  # type: ignore[no-untyped-def]
+def head_linear(local, x, x_stride, rows, weights, out, epilogue):  # type: ignore[no-untyped-def]
+    """All columns of a float32 linear layer, to rows of `outputs` elements; see `linear_float`."""
     target = local.target
     target.out = out
     target.residual = 0
@@ -62,11 +63,11 @@ def apply_head(session, request, local, x, tokens, item):  # type: ignore[no-unt
                 epilogue = _GELU_EPILOGUE
             elif model.head_activation != _TANH:
                 epilogue = _RELU_EPILOGUE
-            _linear(local, source, stride, count, model.head_dense, local.head, epilogue)
+            head_linear(local, source, stride, count, model.head_dense, local.head, epilogue)
             if model.head_activation == _TANH:
                 tanh_row(local.head, count * model.hidden_width)
             source = local.head
-        _linear(local, source, stride, count, model.head_output, scores, PLAIN)
+        head_linear(local, source, stride, count, model.head_output, scores, PLAIN)
         for row in range(count):
             if is_finite_row(scores + row * scores_stride, model.head_output.outputs) == 0:
                 request.item = item

@@ -71,6 +71,8 @@ CONFIG_FIELDS = (
     "head_activation",
     "problem",
     "labels_bytes",
+    "transform_activation",
+    "own_decoder",
 )
 """Fields are only ever added at the end, with 0 for what files without them mean."""
 
@@ -84,9 +86,12 @@ WEIGHT_DTYPES = {"f32": 0, "int8": 1}
 POOLINGS = {"cls": 1, "mean": 2, "max": 3}
 TOKENIZER_KINDS = {"wordpiece": 1}
 
-HEADS = {"none": 0, "sequence_classification": 1, "token_classification": 2, "question_answering": 3}
+HEADS = {"none": 0, "sequence_classification": 1, "token_classification": 2, "question_answering": 3, "masked_token": 4}
 HEAD_ACTIVATIONS = {"none": 0, "tanh": 1, "gelu": 2, "relu": 3}
 """Between the dense layer and the output layer of a head; "none": there is no dense layer."""
+
+TRANSFORM_ACTIVATIONS = {"none": 0, **{name: 1 + code for name, code in ACTIVATIONS.items()}}
+"""Behind the dense layer of a head that predicts masked tokens; "none": there is no such head."""
 
 PROBLEMS = {"single_label": 0, "multi_label": 1, "regression": 2}
 """What the outputs of a head are: logits of one label of all, of labels that hold or not, or numbers."""
@@ -138,6 +143,8 @@ CONFIG_RANGES: dict[str, tuple[int, int]] = {
     "head_activation": (0, len(HEAD_ACTIVATIONS) - 1),
     "problem": (0, len(PROBLEMS) - 1),
     "labels_bytes": (0, MAX_LABELS_BYTES),
+    "transform_activation": (0, len(TRANSFORM_ACTIVATIONS) - 1),
+    "own_decoder": (0, 1),
 }
 CONFIG_KINDS = (
     "architecture",
@@ -150,6 +157,8 @@ CONFIG_KINDS = (
     "head",
     "head_activation",
     "problem",
+    "transform_activation",
+    "own_decoder",
 )
 """Fields that choose among kinds: a value out of range is one that a later release may know."""
 
@@ -258,16 +267,16 @@ def _number(value: int) -> Dimension:
     return Dimension("", plus=value)
 
 
-def _table(name: str, rows: str) -> list[TensorRule]:
+def _table(name: str, rows: str, field: str = "") -> list[TensorRule]:
     return [
-        TensorRule(name, "I8", (Dimension(rows), _EMBEDDING), _INT8),
-        TensorRule(f"{name}.scale", "F32", (Dimension(rows, multiple=LANES),), _INT8),
-        TensorRule(name, "F32", (Dimension(rows), _EMBEDDING), _F32),
+        TensorRule(name, "I8", (Dimension(rows), _EMBEDDING), _INT8, field),
+        TensorRule(f"{name}.scale", "F32", (Dimension(rows, multiple=LANES),), _INT8, field),
+        TensorRule(name, "F32", (Dimension(rows), _EMBEDDING), _F32, field),
     ]
 
 
-def _norm(name: str, width: Dimension = _HIDDEN) -> list[TensorRule]:
-    return [TensorRule(f"{name}.weight", "F32", (width,)), TensorRule(f"{name}.bias", "F32", (width,))]
+def _norm(name: str, width: Dimension = _HIDDEN, field: str = "") -> list[TensorRule]:
+    return [TensorRule(f"{name}.weight", "F32", (width,), None, field), TensorRule(f"{name}.bias", "F32", (width,), None, field)]
 
 
 def _head_linear(name: str, outputs: str, field: str) -> list[TensorRule]:
@@ -302,9 +311,13 @@ GLOBAL_RULES: tuple[TensorRule, ...] = (
     *_norm("embeddings.norm", _EMBEDDING),
     *_linear("embeddings.project", "embedding_size"),
     *_head_linear("head.dense", "hidden_size", "head_activation"),
-    *_head_linear("head.output", "labels", "head"),
-    TensorRule("head.labels", "U8", (Dimension("labels_bytes", multiple=ALIGNMENT),), None, "head"),
-    TensorRule("head.label_offsets", "U32", (Dimension("labels", plus=1, multiple=LANES),), None, "head"),
+    *_head_linear("head.output", "labels", "labels"),
+    TensorRule("head.labels", "U8", (Dimension("labels_bytes", multiple=ALIGNMENT),), None, "labels"),
+    TensorRule("head.label_offsets", "U32", (Dimension("labels", plus=1, multiple=LANES),), None, "labels"),
+    *_head_linear("head.transform", EMBEDDING_COLUMNS, "transform_activation"),
+    *_norm("head.norm", _EMBEDDING, "transform_activation"),
+    *_table("head.decoder", "vocab_size", "own_decoder"),
+    TensorRule("head.decoder.bias", "F32", (Dimension("vocab_size", multiple=LANES),), None, "transform_activation"),
 )
 """The tensors before the layers, in file order."""
 

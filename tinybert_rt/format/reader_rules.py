@@ -19,6 +19,7 @@ from tinybert_rt.format.layout import (
     DTYPE_CODES,
     EMBEDDING_COLUMNS,
     GLOBAL_RULES,
+    HEADS,
     HEADS_WIDTH,
     LANES,
     LAYER_RULES,
@@ -89,9 +90,10 @@ _HIDDEN_FIELD, _HEADS_FIELD, _MAX_TOKENS_FIELD, _POSITIONS_FIELD, _VOCAB_FIELD, 
 _EMBEDDING_FIELD, _STORED_FIELD, _INNER_FIELD = (CONFIG_INDEX[name] for name in ("embedding_size", "stored_layers", "inner_layers"))
 
 
-_HEAD_FIELD, _LABELS_FIELD, _LABELS_BYTES_FIELD, _HEAD_ACTIVATION_FIELD = (
-    CONFIG_INDEX[name] for name in ("head", "labels", "labels_bytes", "head_activation")
+_HEAD_FIELD, _LABELS_FIELD, _LABELS_BYTES_FIELD, _HEAD_ACTIVATION_FIELD, _TRANSFORM_FIELD, _DECODER_FIELD = (
+    CONFIG_INDEX[name] for name in ("head", "labels", "labels_bytes", "head_activation", "transform_activation", "own_decoder")
 )
+_MASKED = HEADS["masked_token"]
 
 
 @inline
@@ -129,6 +131,22 @@ def layer_source(config, layer):
 
 
 @kernel
+def _is_head(config):
+    """Whether the fields of the head fit its kind: labels, or what predicts masked tokens, or nothing."""
+    head = field(config, _HEAD_FIELD)
+    labels = field(config, _LABELS_FIELD)
+    dense = field(config, _HEAD_ACTIVATION_FIELD) != 0
+    transform = field(config, _TRANSFORM_FIELD) != 0
+    if head == _MASKED:
+        return labels == 0 and not dense and transform
+    if transform or field(config, _DECODER_FIELD) != 0:
+        return False
+    if head == 0:
+        return labels == 0 and not dense
+    return labels != 0 and field(config, _LABELS_BYTES_FIELD) >= labels
+
+
+@kernel
 def check_config(config, error):
     """Check every element of the tensor "config"; returns a status. In an error, detail is the field and position its value."""
     for index in range(_FIELDS):
@@ -146,12 +164,8 @@ def check_config(config, error):
     stored = stored_layers(config)
     if stored > layers or layers % inner != 0 or stored % inner != 0:
         return fail(error, _SHARING, stored, layers)
-    head = field(config, _HEAD_FIELD)
-    labels = field(config, _LABELS_FIELD)
-    activation = field(config, _HEAD_ACTIVATION_FIELD)
-    wrong = labels == 0 or field(config, _LABELS_BYTES_FIELD) < labels
-    if (head != 0 and wrong) or (head == 0 and (labels != 0 or activation != 0)):
-        return fail(error, _LABELS, head, labels)
+    if not _is_head(config):
+        return fail(error, _LABELS, field(config, _HEAD_FIELD), field(config, _LABELS_FIELD))
     if field(config, _MAX_TOKENS_FIELD) > field(config, _POSITIONS_FIELD):
         return fail(error, _LIMIT, field(config, _POSITIONS_FIELD), field(config, _MAX_TOKENS_FIELD))
     for i in range(_ID_COUNT):
