@@ -60,3 +60,16 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip("the folder ../shared with real data is not here")
     return path
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The C library for this machine, as `tools.build_lib` lays it out."""
+    from tinybert_rt.aot.library import build_library
+    from tinybert_rt.aot.targets import this_machine
+
+    out = tmp_path_factory.mktemp("library")
+    target = this_machine()
+    assert target is not None
+    build_library(target, out)
+    return out

@@ -112,7 +112,10 @@ def expected_states(model: Any, ids: np.ndarray, offsets: np.ndarray, types: np.
     return reference(lambda input_ids, token_type_ids: model(input_ids=input_ids), ids, offsets, types)
 
 
-HEADS = {"ForSequenceClassification": 3, "ForTokenClassification": 5, "ForQuestionAnswering": 2, "ForMultipleChoice": 1}
+HEADS = {"ForSequenceClassification": 3, "ForTokenClassification": 5, "ForQuestionAnswering": 2, "ForMultipleChoice": 1, "ForMaskedLM": 0}
+
+
+MASK = vocabulary().index("[MASK]")
 
 
 class WithAnAxisOfLabels:
@@ -129,7 +132,7 @@ class WithAnAxisOfLabels:
 
 
 def expected_logits(model: Any, ids: np.ndarray, offsets: np.ndarray, types: np.ndarray) -> np.ndarray:
-    """The head's outputs by torch, one text at a time: (n, labels) or (total tokens, labels)."""
+    """The head's outputs by torch, one text at a time: (n, labels), (total tokens, labels) or (mask tokens, vocabulary)."""
     import torch
 
     rows = []
@@ -142,7 +145,8 @@ def expected_logits(model: Any, ids: np.ndarray, offsets: np.ndarray, types: np.
                 given = {name: values[None] for name, values in given.items()}
             out = model(**given)
             logits = torch.stack([out.start_logits, out.end_logits], -1) if "start_logits" in out else out.logits
-            rows.append(logits.reshape(-1, logits.shape[-1]).numpy())
+            row = logits.reshape(-1, logits.shape[-1]).numpy()
+            rows.append(row[ids[start:end] == MASK] if type(model).__name__.endswith("ForMaskedLM") else row)
     return np.concatenate(rows)
 
 
@@ -157,8 +161,10 @@ def heads_of_cases() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("name", "head"), heads_of_cases())
 def test_heads_match_transformers(name: str, head: str, tmp_path: Path) -> None:
-    model = write_case(tmp_path, CASES[name], head, id2label={i: f"label {i}" for i in range(HEADS[head])})
+    labels = {"id2label": {i: f"label {i}" for i in range(HEADS[head])}} if HEADS[head] else {}
+    model = write_case(tmp_path, CASES[name], head, **labels)
     ids, offsets, types = inputs(model)
+    ids[::9] = MASK
     expected = expected_logits(model, ids, offsets, types)
     logits = {}
     for dtype in ("f32", "int8"):

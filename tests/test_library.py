@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import cffi
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -22,7 +21,7 @@ from test_architectures import CASES, write_case
 import tinybert_rt as tb
 from tinybert_rt.aot.compiler import Compiler
 from tinybert_rt.aot.header import C_SOURCES, public_header, write_generated
-from tinybert_rt.aot.library import STATIC_FLAGS, build_library, kernel_objects, shim_objects
+from tinybert_rt.aot.library import STATIC_FLAGS, kernel_objects, shim_objects
 from tinybert_rt.aot.targets import TARGETS, target_by_name, this_machine
 from tinybert_rt.engine.native import LIBRARY_VARIABLE
 from tinybert_rt.isa.levels import available_levels
@@ -44,15 +43,6 @@ SENTENCES = [
 pytestmark = pytest.mark.skipif(
     this_machine() is None or not (shutil.which("cc") and shutil.which("ar")), reason="no C compiler for this machine (cc, ar)"
 )
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("library")
-    target = this_machine()
-    assert target is not None
-    build_library(target, out)
-    return out
 
 
 @pytest.fixture(scope="session")
@@ -136,60 +126,6 @@ def test_a_thousand_real_sentences_have_the_same_bytes_everywhere(shared: Path, 
     result = subprocess.run([examples / "embed", BUNDLED], input="\n".join(texts).encode(), capture_output=True, check=True)
     vectors = np.array([[np.float32(value) for value in line.split()] for line in result.stdout.splitlines()], np.float32)
     assert vectors.tobytes() == expected.tobytes()
-
-
-HEAD_FUNCTIONS = """
-int tbrt_model_open(const char *, void *, void **, void *);
-int tbrt_session_new(void *, void *, void **, void *);
-int tbrt_model_label(void *, int32_t, const char **, size_t *);
-int tbrt_classify(void *, const char **, size_t *, size_t, void *, float *, size_t);
-int tbrt_logits(void *, int32_t *, uint8_t *, int64_t *, size_t, float *, size_t);
-const char *tbrt_session_message(void *);
-void tbrt_session_free(void *);
-void tbrt_model_close(void *);
-"""
-
-
-@pytest.mark.parametrize("head", ["ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"])
-def test_heads_give_what_python_gives(head: str, library: Path, tmp_path: Path) -> None:
-    names = ["no", "yes"] if head == "ForQuestionAnswering" else ["no", "yes", "φ"]
-    write_case(tmp_path, CASES["distilbert"], head, id2label=dict(enumerate(names)))
-    convert(tmp_path, tmp_path / "model.tbrt")
-    model = tb.load(tmp_path / "model.tbrt", threads=1)
-    texts = ["the cat sat on the mat", "a dog", ""] * 500
-    ids, offsets = model.tokenize_batch(texts)
-    ffi = cffi.FFI()
-    ffi.cdef(HEAD_FUNCTIONS)
-    lib = ffi.dlopen(str(library / "lib" / this_machine().shared_name))  # type: ignore[union-attr]
-    place = ffi.new("void **")
-    assert lib.tbrt_model_open(str(tmp_path / "model.tbrt").encode(), ffi.NULL, place, ffi.NULL) == 0
-    opened = place[0]
-    assert lib.tbrt_session_new(opened, ffi.NULL, place, ffi.NULL) == 0
-    session = place[0]
-    label, size = ffi.new("const char **"), ffi.new("size_t *")
-    found = []
-    while lib.tbrt_model_label(opened, len(found), label, size) == 0:
-        found.append(bytes(ffi.buffer(label[0], size[0])).decode())
-    assert found == model.labels
-    expected = model.logits(ids, offsets)
-    logits = np.full(expected.size, np.nan, np.float32)
-    arguments = [ffi.from_buffer(kind, array) for kind, array in (("int32_t[]", ids), ("int64_t[]", offsets), ("float[]", logits))]
-    refused = lib.tbrt_logits(session, arguments[0], ffi.NULL, arguments[1], len(texts), arguments[2], expected.size - 1)
-    assert refused == tb.errors.BufferTooSmallError.code
-    assert np.isnan(logits).all()
-    assert lib.tbrt_logits(session, arguments[0], ffi.NULL, arguments[1], len(texts), arguments[2], expected.size) == 0
-    assert logits.tobytes() == expected.tobytes()
-    kept = [ffi.new("char[]", text.encode()) for text in texts]
-    scores = np.empty((len(texts), len(found)), np.float32)
-    out = ffi.from_buffer("float[]", scores)
-    status = lib.tbrt_classify(session, ffi.new("const char *[]", kept), ffi.NULL, len(texts), ffi.NULL, out, scores.size)
-    if head == "ForSequenceClassification":
-        assert status == 0
-        assert scores.tolist() == [list(each.scores.values()) for each in model.classify(texts)]
-    else:
-        assert status == tb.errors.MissingHeadError.code
-    lib.tbrt_session_free(session)
-    lib.tbrt_model_close(opened)
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="needs /proc/PID/smaps of Linux")
@@ -313,7 +249,7 @@ def test_valgrind_finds_nothing_in_the_embed_example(examples: Path, small_model
 @pytest.mark.parametrize("standard", ["c++98", "c++11", "c++20"])
 def test_the_header_is_usable_from_cpp(standard: str, library: Path, tmp_path: Path) -> None:
     source = tmp_path / "use.cpp"
-    structs = ["model_options", "session_options", "encode_options", "tokenize_options", "model_info", "report"]
+    structs = ["model_options", "session_options", "encode_options", "tokenize_options", "answer_options", "model_info", "report"]
     inits = "".join(f"    tbrt_{name} {name} = TBRT_{name.upper()}_INIT; (void){name};\n" for name in structs)
     code = f"#include <tinybert_rt.h>\nint main() {{\n{inits}    return tbrt_abi_version() == TBRT_ABI_VERSION ? 0 : 1;\n}}\n"
     source.write_text(code)

@@ -170,17 +170,24 @@ class Model(Tasks):
                     return session.few.vectors(count, self._dim)
         return run_ids(self._pool, self._model, ids, offsets, types, "hidden" if hidden_states else "vectors")
 
-    def rank(self, query: str, texts: Sequence[str], *, top: int | None = None) -> list[Ranked]:
-        """The texts by falling cosine similarity to the query; ties keep their order.
+    def rank(self, query: str, texts: Sequence[str], *, top: int | None = None, method: str = "auto") -> list[Ranked]:
+        """The texts by falling score for the query; ties keep their order.
 
         Args:
             query: the text to compare with.
             texts: the texts to rank.
             top: how many to return; None is all.
+            method: "vectors": the score is the cosine similarity of the vectors. "pairs": it is that of the classification head for
+                (query, text), where the text is cut if both are too long: of one output the logistic function of it, as
+                sentence-transformers' CrossEncoder has it; of two labels the probability of the second (of next-sentence and
+                sentence-order heads the first, which says that both belong together). "auto": pairs where the model has a head of one
+                output, else vectors.
+
+        Raises MissingHeadError where pairs are asked for and the model has no head of one or two labels, and what `encode` raises.
         """
         from tinybert_rt import ranking
 
-        return ranking.rank(self, query, texts, top)
+        return ranking.rank(self, query, texts, top, method)
 
 
 def _reload(source: PathOrBytes | None, threads: int) -> Model:

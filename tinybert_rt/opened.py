@@ -61,6 +61,11 @@ class OpenedModel:
         return self._max_tokens
 
     @property
+    def mask_id(self) -> int:
+        """The id of the mask token."""
+        return int(self._model.tokenizer.mask_id)
+
+    @property
     def isa(self) -> str:
         """The instruction-set level that runs."""
         return self._library.level.name
@@ -74,7 +79,7 @@ class OpenedModel:
     def labels(self) -> list[str]:
         """The labels of the model's head, in the order of its outputs; empty where it has none."""
         model = self._model
-        return strings(model.label_texts, model.label_offsets, int(model.labels)) if model.head else []
+        return strings(model.label_texts, model.label_offsets, int(model.labels)) if model.labels else []
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinybert_rt.engine.arguments import integer
+from tinybert_rt.engine.arguments import integer, one_of
+from tinybert_rt.engine.calls import require_head
 from tinybert_rt.engine.texts import text_iterator, utf8
-from tinybert_rt.errors import InvalidArgumentError
+from tinybert_rt.errors import InvalidArgumentError, MissingHeadError
+from tinybert_rt.format.layout import PROBLEMS
+from tinybert_rt.vectors import Encoded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tinybert_rt.model import Model
 
+METHODS = ("auto", "vectors", "pairs")
+_FIRST_BELONGS = (["next", "random"], ["in_order", "swapped"])
+"""Labels of heads whose first label says that a pair belongs together."""
+
 
 @dataclass(frozen=True)
 class Ranked:
-    """One ranked text: its index in the list, its cosine similarity to the query, the text."""
+    """One ranked text: its index in the list, its score for the query (see `Model.rank`), the text."""
 
     index: int
     score: float
@@ -35,13 +42,51 @@ def cosine_similarity(vectors: NDArray[np.float32], query: NDArray[np.float32]) 
     return scores
 
 
-def rank(model: Model, query: str, texts: Sequence[str], top: int | None) -> list[Ranked]:
+def chosen_method(model: Model, method: str) -> str:
+    """ "vectors" or "pairs". Raises InvalidArgumentError, and MissingHeadError for pairs without a head that scores them."""
+    one_of("method", method, METHODS)
+    of_texts = model.info()["head"] == "sequence_classification"
+    if method == "auto":
+        return "pairs" if of_texts and len(model.labels) == 1 else "vectors"
+    if method == "pairs":
+        require_head(model._model, model.path, "sequence_classification")
+        if len(model.labels) > 2:
+            raise MissingHeadError(f"{model.path}: the model's head has {len(model.labels)} labels: pairs are ranked by one or two")
+    return method
+
+
+def pair_scores(model: Model, query: str, texts: Iterable[str]) -> Iterator[Encoded]:
+    """Scores of (query, text) by a head of one or two labels, as vectors (n,) of groups, in bounded memory."""
+    groups = model.stream_scores(((query, text) for text in texts), truncation="only_second")
+    for group in groups:
+        yield group._replace(vectors=_relevance(model, group.vectors))
+
+
+def _relevance(model: Model, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    if scores.shape[1] == 2:
+        return scores[:, 0 if model.labels in _FIRST_BELONGS else 1]
+    if model._model.problem != PROBLEMS["regression"]:
+        return scores[:, 0]
+    with np.errstate(over="ignore"):
+        result: NDArray[np.float32] = 1 / (1 + np.exp(-scores[:, 0]))
+    return result
+
+
+def rank(model: Model, query: str, texts: Sequence[str], top: int | None, method: str) -> list[Ranked]:
     """See `Model.rank`."""
     if top is not None and integer("top", top) < 1:
         raise InvalidArgumentError(f"top must be at least 1, not {top}")
+    method = chosen_method(model, method)
     texts = list(text_iterator(texts))  # type: ignore[arg-type]
     utf8(query, "the query")
-    query_vector = model.encode([query])[0]
-    scores = cosine_similarity(model.encode(texts), query_vector)
+    if method == "pairs":
+        for number, text in enumerate(texts):
+            utf8(text, number)
+        if not texts:
+            raise InvalidArgumentError("texts is empty: pass at least one text")
+        scores = np.concatenate([group.vectors for group in pair_scores(model, query, texts)])
+    else:
+        query_vector = model.encode([query])[0]
+        scores = cosine_similarity(model.encode(texts), query_vector)
     order = np.argsort(-scores, kind="stable")[:top]
     return [Ranked(int(i), float(scores[i]), texts[i]) for i in order]

@@ -36,6 +36,21 @@ class Entity(NamedTuple):
     text: str
 
 
+class Replaced(NamedTuple):
+    """A word, and whether it seems to have taken the place of another.
+
+    Attributes:
+        score: the probability of that, the largest of its tokens'.
+        start, end: the characters text[start:end].
+        text: these.
+    """
+
+    score: float
+    start: int
+    end: int
+    text: str
+
+
 class Answer(NamedTuple):
     """A place in a context; start = end = 0 and an empty text: there is no answer.
 
@@ -87,8 +102,26 @@ def tag(model: Tasks, texts: Iterable[str]) -> list[list[Entity]]:
         given.append(str(text))
     if not given:
         raise InvalidArgumentError("texts is empty: pass at least one text")
-    found = word_probabilities(model, [model.tokenize(text, spans=True) for text in given])
+    found = []
+    for spans, outputs in token_outputs(model, [model.tokenize(text, spans=True) for text in given]):
+        first = word_starts(spans)
+        found.append((spans[first], softmax(outputs[first])))
     return [entities(text, *words, model.labels) for text, words in zip(given, found, strict=True)]
+
+
+def detect_replaced(model: Tasks, text: str) -> list[Replaced]:
+    """See `Model.detect_replaced`."""
+    if model.labels != ["replaced"]:
+        raise MissingHeadError(f"{model.path}: the model's head has other labels than 'replaced': a discriminator (ELECTRA) is needed")
+    utf8(text, "the text")
+    ((spans, outputs),) = token_outputs(model, [model.tokenize(text, spans=True)])
+    if not len(spans):
+        return []
+    first = word_starts(spans)
+    with np.errstate(over="ignore"):
+        scores = 1 / (1 + np.exp(-np.maximum.reduceat(outputs[:, 0], first)))
+    words = zip(scores.tolist(), spans[first].tolist(), strict=True)
+    return [Replaced(score, start, end, text[start:end]) for score, (start, end) in words]
 
 
 def answer(model: Tasks, question: str, context: str, top: int, max_answer_tokens: int, stride: int, no_answer: bool) -> list[Answer]:
@@ -123,8 +156,15 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return result
 
 
-def word_probabilities(model: Tasks, texts: Sequence[Tokens]) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
-    """Of each text the characters (words, 2) of its words and the probabilities (words, labels) of each word's first token.
+def word_starts(spans: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Numbers of the tokens that begin a word, from the characters (tokens, 2) of each token's word."""
+    first = np.ones(len(spans), np.bool_)
+    first[1:] = (spans[1:] != spans[:-1]).any(axis=1)
+    return np.flatnonzero(first)
+
+
+def token_outputs(model: Tasks, texts: Sequence[Tokens]) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+    """Of each text the characters (tokens, 2) of the words of its tokens, special ones left out, and the head's outputs (tokens, labels).
 
     A token of several windows takes its outputs from the one in which it is farthest from a border.
     """
@@ -149,10 +189,7 @@ def word_probabilities(model: Tasks, texts: Sequence[Tokens]) -> list[tuple[NDAr
             outputs[a:b][better] = inside[better]
             depth[a:b][better] = distance[better]
         assert tokens.spans is not None
-        spans = tokens.spans[1:-1]
-        first = np.ones(count, np.bool_)
-        first[1:] = (spans[1:] != spans[:-1]).any(axis=1)
-        found.append((spans[first], softmax(outputs[first])))
+        found.append((tokens.spans[1:-1], outputs))
     return found
 
 
@@ -199,7 +236,8 @@ def best_answers(
     pieces = [np.concatenate([cls, asked, sep, body[a:b], sep]) for a, b in cuts]
     types = [(np.arange(piece.size) >= asked.size + 2).astype(np.uint8) for piece in pieces]
     offsets = np.cumsum([0, *(piece.size for piece in pieces)])
-    logits = model.logits(np.concatenate(pieces), offsets, np.concatenate(types))
+    typed = model._model.type_vocab_size > 1  # a model with one token type gives it to both
+    logits = model.logits(np.concatenate(pieces), offsets, np.concatenate(types) if typed else None)
     assert context.spans is not None
     spans = context.spans[1:-1]
     found: dict[tuple[int, int], float] = {}
@@ -212,11 +250,12 @@ def best_answers(
         if b == a:
             continue
         scores = np.tril(np.triu(np.outer(first[1:], last[1:])), longest - 1)
-        flat = scores.ravel()
-        for place in np.argpartition(-flat, min(top, flat.size - 1))[: top + 1]:
-            start, end = divmod(int(place), b - a)
+        words = word_starts(spans[a:b])  # answers of the same words are one
+        flat = np.maximum.reduceat(np.maximum.reduceat(scores, words, axis=0), words, axis=1).ravel()
+        for place in np.argpartition(-flat, min(top, flat.size) - 1)[:top]:
+            start, end = divmod(int(place), words.size)
             if flat[place] > 0:
-                key = int(spans[a + start][0]), int(spans[a + end][1])
+                key = int(spans[a + words[start]][0]), int(spans[a + words[end]][1])
                 found[key] = max(found.get(key, 0.0), float(flat[place]))
     answers = [Answer(text[start:end], score, start, end) for (start, end), score in found.items()]
     if no_answer:

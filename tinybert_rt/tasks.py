@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tinybert_rt.engine.calls import checked_ids, require_head, run_ids
+from tinybert_rt.engine.calls import checked_ids, require_head, run_ids, run_masked
 from tinybert_rt.engine.texts import Text, text_iterator
+from tinybert_rt.format.layout import HEADS
 from tinybert_rt.opened import OpenedModel, Progress
-from tinybert_rt.vectors import Classified, classified
+from tinybert_rt.vectors import Classified, Encoded, classified
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tinybert_rt.reading import Answer, Choice, Entity
+    from tinybert_rt.filling import Filled
+    from tinybert_rt.reading import Answer, Choice, Entity, Replaced
+
+
+_MASKED = HEADS["masked_token"]
 
 
 class Tasks(OpenedModel):
@@ -39,11 +44,16 @@ class Tasks(OpenedModel):
 
         Raises MissingHeadError where the model has no such head, and what `encode` raises.
         """
-        require_head(self._model, self.path, "sequence_classification")
-        groups = self._stream(
-            text_iterator(texts), len(self.labels), *self._limits("truncate" if truncation is None else truncation, max_tokens), scores=True
-        )
+        groups = self.stream_scores(texts, truncation="truncate" if truncation is None else truncation, max_tokens=max_tokens)
         return classified(self._collected(groups, texts, truncation, max_tokens, progress).vectors, self.labels)
+
+    def stream_scores(self, texts: Iterable[Text], *, truncation: str = "truncate", max_tokens: int | None = None) -> Iterator[Encoded]:
+        """As `classify`, up to 1,024 texts at a time, in bounded memory: the groups' vectors are float32 (n, labels).
+
+        Raises MissingHeadError where the model has no head that classifies texts.
+        """
+        require_head(self._model, self.path, "sequence_classification")
+        return self._stream(text_iterator(texts), len(self.labels), *self._limits(truncation, max_tokens), scores=True)
 
     def choose(self, prompt: str, choices: Sequence[str]) -> Choice:
         """The choice that fits a prompt best, by a multiple choice head: index, probability, and that of every choice.
@@ -86,6 +96,33 @@ class Tasks(OpenedModel):
         require_head(self._model, self.path, "question_answering")
         return reading.answer(self, question, context, top, max_answer_tokens, stride, no_answer)
 
+    def fill_mask(self, text: str, *, top: int = 5) -> list[list[Filled]]:
+        """What stands in the places of a text's mask tokens, by a model that predicts masked tokens: a list for each, likeliest first.
+
+        Args:
+            text: with the model's own mask token, "[MASK]" or "<mask>", where something is to be filled in.
+            top: how many pieces of the vocabulary for each.
+
+        Raises MissingHeadError where the model has no such head, InvalidTextError, InvalidArgumentError where there is no mask token,
+        TextTooLongError: a mask token could be cut off.
+        """
+        from tinybert_rt import filling
+
+        require_head(self._model, self.path, "masked_token")
+        return filling.fill_mask(self, text, top)
+
+    def detect_replaced(self, text: str) -> list[Replaced]:
+        """The words of a text, each with the probability that it does not belong there, by a discriminator (ELECTRA); of any length.
+
+        A word has the largest probability of its tokens.
+
+        Raises MissingHeadError where the model has no such head, InvalidTextError.
+        """
+        from tinybert_rt import reading
+
+        require_head(self._model, self.path, "token_classification")
+        return reading.detect_replaced(self, text)
+
     def logits(self, ids: NDArray[np.int32], offsets: NDArray[np.int64], types: NDArray[np.uint8] | None = None) -> NDArray[np.float32]:
         """The outputs of the model's head for texts that are tokenized already.
 
@@ -94,7 +131,10 @@ class Tasks(OpenedModel):
 
         Returns:
             float32 (n, labels) of a head for texts, (total_tokens, labels) of one for tokens; of question answering, the labels are
-            "start" and "end".
+            "start" and "end". Of a head that predicts masked tokens (mask tokens, vocab_size), in the order of these.
         """
         require_head(self._model, self.path)
-        return run_ids(self._pool, self._model, *checked_ids(ids, offsets, types), "scores")
+        checked = checked_ids(ids, offsets, types)
+        if self._model.head == _MASKED:
+            return run_masked(self._pool, self._model, *checked, 0)[1]
+        return run_ids(self._pool, self._model, *checked, "scores")

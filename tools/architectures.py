@@ -21,6 +21,23 @@ _DEBERTA_HEADS = ("pooler.", "cls.", "lm_predictions.", "mask_predictions.", "cl
 
 
 @dataclass(frozen=True)
+class MaskedHead:
+    """Where the weights of a head are that predicts masked tokens.
+
+    Attributes:
+        dense, norm: the layers between hidden states and the decoder.
+        decoder: the output layer, whose weight may be missing (it is the embedding table). bias: another name of its bias, or "".
+        activation: behind the dense layer; "": config.json's hidden_act.
+    """
+
+    dense: str
+    norm: str
+    decoder: str
+    bias: str = ""
+    activation: str = ""
+
+
+@dataclass(frozen=True)
 class Architecture:
     """One architecture.
 
@@ -41,6 +58,7 @@ class Architecture:
         linears, norms: parts of a layer, by their names in a `.tbrt` file.
         pooled: the head of a classifier of texts: its dense layer on the first token, or "", the activation behind that, its output layer.
         chosen: the same for multiple choice and next-sentence prediction, where it is not that of `pooled`.
+        masked: the head that predicts masked tokens.
         heads: tensors of heads, by the beginning of their names.
     """
 
@@ -62,6 +80,9 @@ class Architecture:
     norms: Mapping[str, str] = field(default_factory=lambda: _BERT_NORMS)
     pooled: tuple[str, str, str] = ("pooler.dense", "tanh", "classifier")
     chosen: tuple[str, str, str] | None = None
+    masked: MaskedHead = MaskedHead(
+        "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.decoder", "cls.predictions.bias"
+    )
     heads: tuple[str, ...] = ("pooler.", "cls.", "classifier.", "qa_outputs.")
 
     def key(self, name: str) -> str:
@@ -81,6 +102,7 @@ _ROBERTA = Architecture(
     positions_begin="pad",
     pooled=("classifier.dense", "tanh", "classifier.out_proj"),
     chosen=("pooler.dense", "tanh", "classifier"),
+    masked=MaskedHead("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias", "gelu"),
     heads=("pooler.", "lm_head.", "classifier.", "qa_outputs."),
 )
 
@@ -113,6 +135,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             },
             norms={"attention.norm": "sa_layer_norm", "ffn.norm": "output_layer_norm"},
             pooled=("pre_classifier", "relu", "classifier"),
+            masked=MaskedHead("vocab_transform", "vocab_layer_norm", "vocab_projector"),
             heads=("vocab_transform.", "vocab_layer_norm.", "vocab_projector.", "pre_classifier.", "classifier.", "qa_outputs."),
         ),
         # Lan et al. 2020: factorised embeddings (section 3.1), layers shared in groups.
@@ -131,6 +154,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             },
             norms={"attention.norm": "attention.LayerNorm", "ffn.norm": "full_layer_layer_norm"},
             pooled=("pooler", "tanh", "classifier"),
+            masked=MaskedHead("predictions.dense", "predictions.LayerNorm", "predictions.decoder", "predictions.bias"),
             heads=("pooler.", "predictions.", "sop_classifier.", "classifier.", "qa_outputs."),
         ),
         # Clark et al. 2020.
@@ -140,6 +164,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             project="embeddings_project",
             pooled=("classifier.dense", "gelu", "classifier.out_proj"),
             chosen=("sequence_summary.summary", "gelu", "classifier"),
+            masked=MaskedHead("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head", activation="gelu"),
             heads=(
                 "discriminator_predictions.",
                 "generator_predictions.",

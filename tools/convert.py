@@ -26,7 +26,7 @@ from tinybert_rt.format import layout
 from tinybert_rt.format.writer import write_model
 
 from . import onnx_import
-from .heads import Head, head_tensors, read_head
+from .heads import TASKS, Head, drop_missing_head, head_tensors, read_head
 from .hf import ConversionError, Embedding, EncoderConfig, Weights, file_digest, read_config, read_embedding, read_weights
 from .hf_tokenizer import read_tokenizer
 from .tensors import TensorReport, weight_tensors
@@ -60,6 +60,7 @@ def convert(
     drop_unused_rows: bool = False,
     name: str | None = None,
     license: str | None = None,  # noqa: A002
+    head: str | None = None,
 ) -> ConversionReport:
     """Convert the checkpoint in `directory` to the file `out`.
 
@@ -75,6 +76,7 @@ def convert(
         drop_unused_rows: leave out rows of the embedding table that no piece of the vocabulary refers to.
         name: the model's name in the file; default: the directory's.
         license: the licence of the weights, noted in the file.
+        head: which head, one of `heads.TASKS`, where the checkpoint has several; "none" leaves it out.
 
     Raises ConversionError for what cannot be converted.
     """
@@ -95,8 +97,8 @@ def convert(
     encoder = read_config(embedding.transformer)
     tokenizer = read_tokenizer(embedding.transformer)
     notes = [*embedding.notes, *tokenizer.notes]
-    head = read_head(embedding.transformer)
-    if head is not None and embedding.pooling is None:
+    named = read_head(embedding.transformer, head)
+    if named is not None and embedding.pooling is None:
         # A classifier or tagger says nothing of sentence vectors, and is rarely asked for them.
         pooling, normalize = pooling or "mean", bool(normalize)
     pooling, normalize = _embedding_kind(directory, embedding, pooling, normalize, notes)
@@ -109,11 +111,13 @@ def convert(
     tensors, config = tokenizer_tensors(tokenizer)
     config.update(_encoder_fields(encoder, dtype))
     config.update(pooling=layout.POOLINGS[pooling], normalize=int(normalize), max_tokens=limit)
-    weights, unused = _weights(graph, embedding.transformer, encoder, head)
+    weights, unused = _weights(graph, embedding.transformer, encoder, named)
     notes += unused
-    made, reports = weight_tensors(weights, encoder, len(tokenizer.pieces), dtype == "int8")
+    named, about = drop_missing_head(named, weights, encoder.architecture)
+    made, fields = head_tensors(named, encoder, weights, len(tokenizer.pieces), dtype == "int8")
     tensors.update(made)
-    made, fields = head_tensors(head, encoder.architecture, weights, encoder.hidden_size)
+    notes += about
+    made, reports = weight_tensors(weights, encoder, len(tokenizer.pieces), dtype == "int8")
     tensors.update(made)
     config.update(fields)
     notes += weights.check_rest()
@@ -254,6 +258,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--drop-unused-rows", action="store_true", help="leave out embeddings that no piece refers to")
     command.add_argument("--name", help="the model's name in the file (default: the directory's)")
     command.add_argument("--license", help="the licence of the weights, noted in the file")
+    command.add_argument("--head", choices=TASKS, help="which head, where the checkpoint has several; none: leave it out")
     command.add_argument("--all", action="store_true", help="show the error of every tensor, not only of the worst")
     return command
 
@@ -272,6 +277,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m tools.co
             drop_unused_rows=options.drop_unused_rows,
             name=options.name,
             license=options.license,
+            head=options.head,
         )
     except ConversionError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)

@@ -12,30 +12,38 @@ from tinybert_rt.format import layout
 
 from . import quantize
 from .architectures import Architecture
-from .hf import ConversionError, Weights, read_json_object
+from .hf import ConversionError, EncoderConfig, Weights, read_json_object
 
-# The end of a class name in config.json's "architectures" → the head.
+# The end of a class name in config.json's "architectures" → what its heads are for; the first one is taken where none is asked for.
 _CLASSES = {
-    "ForSequenceClassification": "sequence_classification",
-    "ForTokenClassification": "token_classification",
-    "ForQuestionAnswering": "question_answering",
-    "ForMultipleChoice": "multiple_choice",
-    "ForNextSentencePrediction": "next_sentence",
-    "ElectraForPreTraining": "replaced_token",
+    "ForSequenceClassification": ("sequence_classification",),
+    "ForTokenClassification": ("token_classification",),
+    "ForQuestionAnswering": ("question_answering",),
+    "ForMultipleChoice": ("multiple_choice",),
+    "ForNextSentencePrediction": ("next_sentence",),
+    "ElectraForPreTraining": ("replaced_token",),
+    "ForMaskedLM": ("masked_token",),
+    "AlbertForPreTraining": ("masked_token", "sentence_order"),
+    "BertForPreTraining": ("masked_token", "next_sentence"),
 }
 # Heads that are another kind with labels of their own: kind, labels, problem.
 _FIXED = {
     "question_answering": ("question_answering", ("start", "end"), "single_label"),
     "multiple_choice": ("sequence_classification", ("choice",), "regression"),
     "next_sentence": ("sequence_classification", ("next", "random"), "single_label"),
+    "sentence_order": ("sequence_classification", ("in_order", "swapped"), "single_label"),
     "replaced_token": ("token_classification", ("replaced",), "multi_label"),
+    "masked_token": ("masked_token", (), "single_label"),
 }
 _PROBLEMS = {
     "single_label_classification": "single_label",
     "multi_label_classification": "multi_label",
     "regression": "regression",
 }
+_FIELDS = ("head", "labels", "head_activation", "problem", "labels_bytes", "transform_activation", "own_decoder")
 NONE = "none"
+TASKS = (NONE, *dict.fromkeys(task for tasks in _CLASSES.values() for task in tasks))
+"""What `--head` may ask for."""
 
 
 @dataclass(frozen=True)
@@ -46,28 +54,39 @@ class Head:
     task: str
     labels: tuple[str, ...]
     problem: str = "single_label"
+    others: tuple[str, ...] = ()
+    """What the checkpoint has heads for beside this one."""
 
 
-def read_head(directory: Path) -> Head | None:
-    """The head that config.json names, or None. Raises ConversionError for labels that are not understood."""
+def read_head(directory: Path, wanted: str | None = None) -> Head | None:
+    """The head that config.json names, or None; `wanted`: one of TASKS, where there are several, or to leave it out.
+
+    Raises ConversionError for labels that are not understood, and where the checkpoint has no head that is wanted.
+    """
     path = directory / "config.json"
     values = read_json_object(path)
+    if wanted is not None and wanted not in TASKS:
+        raise ConversionError(f"head is {wanted!r}; known: {', '.join(TASKS)}")
     classes = values.get("architectures") or []
-    kinds = [kind for name in classes for end, kind in _CLASSES.items() if str(name).endswith(end)]
-    if not kinds:
+    found = [tasks for name in classes for end, tasks in _CLASSES.items() if str(name).endswith(end)]
+    tasks = found[0] if found else ()
+    if wanted not in (None, NONE) and wanted not in tasks:
+        raise ConversionError(f"{path}: no head for {wanted}: architectures {classes} has {', '.join(tasks) or 'none'}")
+    if not tasks or wanted == NONE:
         return None
-    if kinds[0] in _FIXED:
-        kind, names, meaning = _FIXED[kinds[0]]
-        return Head(kind, kinds[0], names, meaning)
+    task = wanted or tasks[0]
+    if task in _FIXED:
+        kind, names, meaning = _FIXED[task]
+        return Head(kind, task, names, meaning, tuple(each for each in tasks if each != task))
     labels = _labels(path, values)
     problem = values.get("problem_type")
     if problem is not None and problem not in _PROBLEMS:
         raise ConversionError(f"{path}: problem_type is {problem!r}; known: {', '.join(_PROBLEMS)}")
-    if kinds[0] == "token_classification":
-        return Head(kinds[0], kinds[0], labels)
+    if task == "token_classification":
+        return Head(task, task, labels)
     # As transformers does: one output is a number, more are one label of all.
     named = _PROBLEMS[problem] if problem else "regression" if len(labels) == 1 else "single_label"
-    return Head(kinds[0], kinds[0], labels, named)
+    return Head(task, task, labels, named)
 
 
 def _labels(path: Path, values: dict[str, Any]) -> tuple[str, ...]:
@@ -93,6 +112,8 @@ def head_layers(task: str, architecture: Architecture) -> tuple[str, str, str]:
     """Where the weights of a head are: its dense layer or "", the activation behind that, its output layer."""
     if task == "sequence_classification":
         return architecture.pooled
+    if task == "sentence_order":
+        return *architecture.pooled[:2], "sop_classifier.classifier"
     if task in ("multiple_choice", "next_sentence"):
         dense, activation, output = architecture.chosen or architecture.pooled
         return dense, activation, "cls.seq_relationship" if task == "next_sentence" else output
@@ -101,12 +122,34 @@ def head_layers(task: str, architecture: Architecture) -> tuple[str, str, str]:
     return "", "none", "classifier" if task == "token_classification" else "qa_outputs"
 
 
-def head_tensors(
-    head: Head | None, architecture: Architecture, weights: Weights, hidden_size: int
-) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """The tensors of a `.tbrt` file for a head, in float32, and its config fields."""
+def drop_missing_head(head: Head | None, weights: Weights, architecture: Architecture) -> tuple[Head | None, list[str]]:
+    """The head, or None where it predicts masked tokens and the checkpoint has nothing of it, and notes about that.
+
+    Directories of sentence vectors keep the class name of the model that they were made of, without its head.
+    """
     if head is None:
-        return {}, dict.fromkeys(("head", "labels", "head_activation", "problem", "labels_bytes"), 0)
+        return None, []
+    if head.kind == "masked_token" and f"{architecture.masked.dense}.weight" not in weights.unread:
+        return None, [f"{weights.path.name}: no weights of the head for masked_token that config.json names: left out"]
+    return head, [f"the head for {head.task} was taken; --head names another one: {', '.join(head.others)}"] if head.others else []
+
+
+def head_tensors(
+    head: Head | None, encoder: EncoderConfig, weights: Weights, vocab_size: int, int8: bool
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """The tensors of a `.tbrt` file for a head, and its config fields.
+
+    They are float32, but for the table of a head whose decoder is not the embedding table: `int8` like that. Called before the encoder's
+    tensors are taken.
+    """
+    fields = dict.fromkeys(_FIELDS, 0)
+    if head is None:
+        return {}, fields
+    fields["head"] = layout.HEADS[head.kind]
+    if head.kind == "masked_token":
+        made, more = _masked_tensors(encoder, weights, vocab_size, int8)
+        return made, fields | more
+    hidden_size = encoder.hidden_size
     tensors: dict[str, np.ndarray] = {}
 
     def linear(name: str, source: str, outputs: int) -> None:
@@ -114,7 +157,7 @@ def head_tensors(
         bias = weights.take(f"{source}.bias", outputs)
         tensors.update(quantize.linear_tensors(name, [matrix], [bias], False)[0])
 
-    dense, activation, output = head_layers(head.task, architecture)
+    dense, activation, output = head_layers(head.task, encoder.architecture)
     if dense:
         linear("head.dense", dense, hidden_size)
     linear("head.output", output, len(head.labels))
@@ -123,10 +166,32 @@ def head_tensors(
     offsets = np.cumsum([0, *map(len, texts)]).astype(np.uint32)
     tensors["head.labels"] = quantize.pad_vector(np.frombuffer(joined, np.uint8), layout.ALIGNMENT)
     tensors["head.label_offsets"] = quantize.pad_vector(offsets, layout.LANES)
-    return tensors, {
-        "head": layout.HEADS[head.kind],
+    return tensors, fields | {
         "labels": len(head.labels),
         "head_activation": layout.HEAD_ACTIVATIONS[activation],
         "problem": layout.PROBLEMS[head.problem],
         "labels_bytes": len(joined),
     }
+
+
+def _masked_tensors(encoder: EncoderConfig, weights: Weights, vocab_size: int, int8: bool) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    source = encoder.architecture.masked
+    size = encoder.embedding_size or encoder.hidden_size
+    matrix = weights.take(f"{source.dense}.weight", size, encoder.hidden_size)
+    tensors = quantize.linear_tensors("head.transform", [matrix], [weights.take(f"{source.dense}.bias", size)], False)[0]
+    for part in ("weight", "bias"):
+        tensors[f"head.norm.{part}"] = quantize.pad_vector(weights.take(f"{source.norm}.{part}", size), layout.COLUMN_MULTIPLE)
+    words, decoder = (weights.unread.get(f"{name}.weight") for name in ("embeddings.word_embeddings", source.decoder))
+    own = decoder is not None or not encoder.tied
+    if own:
+        table = weights.take(f"{source.decoder}.weight", encoder.vocab_size, size)
+        own = words is None or not np.array_equal(table, words)
+        if own:
+            tensors.update(quantize.table_tensors("head.decoder", table[:vocab_size], int8)[0])
+    # Tied decoders have the bias under the first name, or under both; of others, the second one counts.
+    order = (f"{source.decoder}.bias", source.bias) if own else (source.bias, f"{source.decoder}.bias")
+    names = [name for name in order if name in weights.unread] or [f"{source.decoder}.bias"]
+    biases = [weights.take(name, encoder.vocab_size) for name in names]
+    tensors["head.decoder.bias"] = quantize.pad_vector(biases[0][:vocab_size], layout.LANES)
+    activation = source.activation or encoder.activation
+    return tensors, {"transform_activation": layout.TRANSFORM_ACTIVATIONS[activation], "own_decoder": int(own)}

@@ -55,7 +55,7 @@ class EncoderConfig:
 
     `max_positions` counts the positions that tokens can have; `positions_begin` rows of the table, which `positions` says is there, lie
     before them. `type_vocab_size` is 0 without token types, `embedding_size` where embeddings are not projected; `groups` of
-    `inner_layers` layers each are in the checkpoint where layers are shared.
+    `inner_layers` layers each are in the checkpoint where layers are shared. `tied`: the embedding table may be the decoder of a head.
     """
 
     architecture: Architecture
@@ -77,6 +77,7 @@ class EncoderConfig:
     relative: Relative | None = None
     conv_kernel: int = 0
     conv_activation: str = "none"
+    tied: bool = True
 
 
 @dataclass
@@ -171,6 +172,7 @@ def read_config(directory: Path) -> EncoderConfig:
         relative=_relative(path, values, positions, architecture.packed != "") if architecture.relative else None,
         conv_kernel=kernel,
         conv_activation=conv_activation,
+        tied=values.get("tie_word_embeddings") is not False,
     )
     if config.hidden_size % config.num_heads:
         raise ConversionError(

@@ -246,9 +246,9 @@ def _fused_attention(graph: Graph, node: Any, source: str) -> tuple[list[Linear]
     extra = {"Attention": (4, 5), "MultiHeadAttention": (5, 6, 7)}[node.op_type]
     if any(index < len(node.input) and node.input[index] for index in extra):
         # MultiHeadAttention has the additive mask at place 5.
-        if node.op_type == "Attention" and len(node.input) > 5 and node.input[5] and not (len(node.input) > 4 and node.input[4]):
-            _check_mask(graph, node, node.input[5])
-        elif node.op_type == "MultiHeadAttention" and node.input[5] and not any(node.input[6:8]):
+        if (node.op_type == "Attention" and len(node.input) > 5 and node.input[5] and not (len(node.input) > 4 and node.input[4])) or (
+            node.op_type == "MultiHeadAttention" and node.input[5] and not any(node.input[6:8])
+        ):
             _check_mask(graph, node, node.input[5])
         else:
             graph.fail(node, "expected attention without past keys and values")

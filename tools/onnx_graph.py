@@ -11,7 +11,18 @@ import numpy as np
 
 from .hf import ConversionError
 
-_QUANTIZED = ("Quantize", "Dequantize", "QLinear", "MatMulInteger", "MatMulNBits", "MatMulBnb4", "QAttention", "QEmbed", "QGemm", "QOrdered")
+_QUANTIZED = (
+    "Quantize",
+    "Dequantize",
+    "QLinear",
+    "MatMulInteger",
+    "MatMulNBits",
+    "MatMulBnb4",
+    "QAttention",
+    "QEmbed",
+    "QGemm",
+    "QOrdered",
+)
 # Nodes that hand on their first input, in inference.
 _SAME = ("Identity", "Dropout", "Cast")
 _SQRT_HALF = math.sqrt(0.5)

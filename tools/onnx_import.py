@@ -104,7 +104,9 @@ def _check_layer(graph: Graph, layer: OnnxLayer, config: EncoderConfig) -> None:
     if layer.num_heads not in (None, config.num_heads):
         graph.fail(layer.node, f"attention has {layer.num_heads} heads, config.json says {config.num_heads}")
     if layer.scale and not math.isclose(layer.scale, size**-0.5, rel_tol=1e-4):
-        graph.fail(layer.node, f"attention scores are scaled by {layer.scale:.6g}; heads of {size}, as config.json has, ask for {size**-0.5:.6g}")
+        graph.fail(
+            layer.node, f"attention scores are scaled by {layer.scale:.6g}; heads of {size}, as config.json has, ask for {size**-0.5:.6g}"
+        )
     for norm in layer.norms.values():
         if not math.isclose(norm.eps, config.layer_norm_eps, rel_tol=1e-3):
             graph.fail(norm.node, f"epsilon is {norm.eps:g}, config.json says {config.layer_norm_eps:g}")
@@ -133,7 +135,9 @@ def _put_head(graph: Graph, tensors: dict[str, np.ndarray], encoder: OnnxEncoder
         activations = ["", activation][-len(wanted) :] if dense else [""]
         if [each for _, each in found] != activations:
             shape = f"a linear layer, {activation}, a linear layer" if dense else "a linear layer"
-            raise ConversionError(f"{graph.path}: behind the last hidden states, {shape} was expected: the head that config.json names ({head.task})")
+            raise ConversionError(
+                f"{graph.path}: behind the last hidden states, {shape} was expected: the head that config.json names ({head.task})"
+            )
         for name, (linear, _) in zip(wanted, found, strict=True):
             _put_linear(graph, tensors, name, linear)
     unused = len(encoder.others) - len(wanted)

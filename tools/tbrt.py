@@ -108,7 +108,9 @@ class TbrtFile:
         found = {name: (entry.dtype, entry.shape) for name, entry in self.entries.items()}
         for name in expected.keys() | found.keys():
             if expected.get(name) != found.get(name):
-                raise self._error(f"tensor {name!r} is {_describe(found.get(name))}; this configuration asks for {_describe(expected.get(name))}")
+                raise self._error(
+                    f"tensor {name!r} is {_describe(found.get(name))}; this configuration asks for {_describe(expected.get(name))}"
+                )
 
     def _error(self, reason: str) -> ConversionError:
         return ConversionError(f"{self.path}: {reason}")

@@ -38,7 +38,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     int32_t ids[MOST_IDS];
     uint8_t types[MOST_IDS];
     tbrt_tokens tokens;
-    const tbrt_tokenize_options limit = {sizeof limit, options.max_tokens, options.truncation};
+    const tbrt_tokenize_options limit = {sizeof limit, options.max_tokens, options.truncation, NULL};
     const size_t capacity = choice >> 4 & 1 ? MOST_IDS : choice >> 5;
     if (tbrt_tokenize(session, text, half, options.pairs ? text + half : NULL, size - half, &limit, ids, types, capacity, &tokens) == TBRT_OK &&
         tokens.count > capacity)

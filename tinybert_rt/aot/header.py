@@ -86,6 +86,9 @@ def kernels_header() -> str:
         "TBRT_ARCHITECTURE_NAMES": _names(ARCHITECTURES),
         "TBRT_HEAD_NAMES": _names(HEADS),
         "TBRT_HEAD_OF_TEXTS": HEADS["sequence_classification"],
+        "TBRT_HEAD_TAGS": HEADS["token_classification"],
+        "TBRT_HEAD_ANSWERS": HEADS["question_answering"],
+        "TBRT_HEAD_MASKED": HEADS["masked_token"],
     }
     defines = "".join(f"#define {name} {value}\n" for name, value in constants.items())
     return f"#ifndef TBRT_KERNELS_H\n#define TBRT_KERNELS_H\n#include <stdint.h>\n\n{defines}\n{abi.c_structs()}\n{abi.c_table()}\n#endif\n"

@@ -85,6 +85,8 @@ static int run(tbrt_session *session, const tbrt_encode_options *options, const 
     const size_t step = options->pairs ? 2 : 1;
     const int64_t out = request->out, scores = request->scores, labels = session->model->kernel->labels;
     const int scores_of_texts = scores != 0 && session->model->kernel->head == TBRT_HEAD_OF_TEXTS; /* of tokens: placed as the ids are */
+    const int64_t masked_logits = request->masked_logits, masked_room = request->masked_room;
+    int64_t masked = 0;          /* mask tokens of the texts that are finished */
     size_t done = 0, placed = 0; /* texts before these are finished, and have been placed */
     while (done < count) {
         if (texts != NULL && done == placed) {
@@ -109,6 +111,10 @@ static int run(tbrt_session *session, const tbrt_encode_options *options, const 
         request->out = out == 0 ? 0 : out + 4 * (int64_t)(done * (size_t)options->dim);
         if (scores_of_texts)
             request->scores = scores + 4 * (int64_t)done * labels;
+        if (masked_logits != 0) {
+            request->masked_logits = masked_logits + 4 * masked * session->model->kernel->vocab_size;
+            request->masked_room = masked_room - masked;
+        }
         const int status = (int)kernels->encode(&session->kernel, request);
         const size_t finished = request->done > 0 ? (size_t)request->done : 0;
         for (size_t i = 0; i < finished && texts != NULL; i++) {
@@ -122,6 +128,7 @@ static int run(tbrt_session *session, const tbrt_encode_options *options, const 
         if (finished == 0)
             return tbrt_complain(session, TBRT_ERROR, "no progress was made: this is a fault of the library");
         done += finished;
+        masked += request->masked;
         request->text_starts += 8 * (int64_t)(finished * step);
         request->text_ends += 8 * (int64_t)(finished * step);
         if (options->progress != NULL && options->progress(options->progress_user, done, count) != 0 && done < count) {
@@ -190,11 +197,19 @@ int tbrt_classify(tbrt_session *session, const char *const *texts, const size_t 
     return tbrt_leave(session, encode_texts(session, texts, sizes, count, &options, NULL, scores));
 }
 
-/* Where the results of texts that are tokenized already go: one of the three, and the floats of it for each token (0: for each text). */
+/* Where the results of texts that are tokenized already go: one of the three, and the floats of it for each token, text or mask token. */
 typedef struct {
     float *vectors, *hidden, *logits;
-    size_t size, of_token, of_text;
+    size_t size, of_token, of_text, of_mask;
+    int probabilities;
 } places;
+
+static int64_t mask_tokens(const tbrt_session *session, const int32_t *ids, int64_t count) {
+    int64_t found = 0;
+    for (int64_t i = 0; i < count; i++)
+        found += ids[i] == session->model->kernel->tokenizer.mask_id;
+    return found;
+}
 
 /* tbrt_encode_ids, tbrt_hidden_states or tbrt_logits: texts that are tokenized already. */
 static int encode_ids(tbrt_session *session, const int32_t *ids, const uint8_t *types, const int64_t *offsets, size_t count,
@@ -208,9 +223,13 @@ static int encode_ids(tbrt_session *session, const int32_t *ids, const uint8_t *
     for (size_t i = 0; i < count; i++) /* so that the kernels see sizes that are sizes, and the room below is all that is written */
         if (offsets[i + 1] < offsets[i])
             return complain_of(session, options, TBRT_INVALID_ARGUMENT, (int64_t)i, offsets);
-    if ((to->of_token != 0 && (uint64_t)total > to->size / to->of_token) || (to->of_text != 0 && count > to->size / to->of_text)) {
+    const size_t each = to->of_token + to->of_text + to->of_mask;
+    const int64_t masked = to->of_mask != 0 ? mask_tokens(session, ids, total) : 0;
+    const int64_t rows = to->of_token != 0 ? total : to->of_text != 0 ? (int64_t)count : masked;
+    if (each != 0 && (uint64_t)rows > to->size / each) {
+        const char *what = to->of_token != 0 ? "tokens" : to->of_text != 0 ? "texts" : "mask tokens";
         snprintf(session->message, sizeof session->message, "there is room for %zu floats; %lld %s with %zu each need more", to->size,
-                 to->of_token != 0 ? (long long)total : (long long)count, to->of_token != 0 ? "tokens" : "texts", to->of_token + to->of_text);
+                 (long long)rows, what, each);
         return TBRT_BUFFER_TOO_SMALL;
     }
     memset(&session->request, 0, sizeof session->request);
@@ -220,7 +239,13 @@ static int encode_ids(tbrt_session *session, const int32_t *ids, const uint8_t *
     session->request.out = to->vectors == NULL ? 0 : address(to->vectors);
     session->request.dim = options->dim;
     session->request.hidden = to->hidden == NULL ? 0 : address(to->hidden);
-    session->request.scores = to->logits == NULL ? 0 : address(to->logits);
+    if (to->of_mask != 0) {
+        session->request.masked_logits = address(to->logits);
+        session->request.masked_room = masked;
+    } else {
+        session->request.scores = to->logits == NULL ? 0 : address(to->logits);
+        session->request.probabilities = to->probabilities;
+    }
     return run(session, options, NULL, NULL, offsets, count);
 }
 
@@ -235,7 +260,7 @@ int tbrt_encode_ids(tbrt_session *session, const int32_t *ids, const uint8_t *ty
         status = tbrt_complain(session, TBRT_INVALID_ARGUMENT, "pairs: ids are given, so that types say what belongs to which text");
     if (status != TBRT_OK || count == 0)
         return tbrt_leave(session, status);
-    const places to = {vectors, NULL, NULL, 0, 0, 0}; /* its room has been checked */
+    const places to = {vectors, NULL, NULL, 0, 0, 0, 0, 0}; /* its room has been checked */
     return tbrt_leave(session, encode_ids(session, ids, types, offsets, count, &options, &to));
 }
 
@@ -248,7 +273,7 @@ int tbrt_hidden_states(tbrt_session *session, const int32_t *ids, const uint8_t 
     status = read_encode_options(session, NULL, &options, 0, 0);
     if (status != TBRT_OK || count == 0)
         return tbrt_leave(session, status);
-    const places to = {NULL, hidden, NULL, hidden_size, (size_t)session->model->kernel->hidden_size, 0};
+    const places to = {NULL, hidden, NULL, hidden_size, (size_t)session->model->kernel->hidden_size, 0, 0, 0};
     return tbrt_leave(session, encode_ids(session, ids, types, offsets, count, &options, &to));
 }
 
@@ -263,8 +288,23 @@ int tbrt_logits(tbrt_session *session, const int32_t *ids, const uint8_t *types,
         status = require_head(session, 0);
     if (status != TBRT_OK || count == 0)
         return tbrt_leave(session, status);
-    const size_t labels = (size_t)session->model->kernel->labels;
-    const int of_texts = session->model->kernel->head == TBRT_HEAD_OF_TEXTS;
-    const places to = {NULL, NULL, logits, logits_size, of_texts ? 0 : labels, of_texts ? labels : 0};
+    const kernel_model *model = session->model->kernel;
+    const size_t labels = (size_t)model->labels;
+    places to = {NULL, NULL, logits, logits_size, 0, 0, 0, 0};
+    if (model->head == TBRT_HEAD_MASKED)
+        to.of_mask = (size_t)model->vocab_size;
+    else
+        *(model->head == TBRT_HEAD_OF_TEXTS ? &to.of_text : &to.of_token) = labels;
     return tbrt_leave(session, encode_ids(session, ids, types, offsets, count, &options, &to));
+}
+
+int tbrt_scores_of_ids(tbrt_session *session, const int32_t *ids, const uint8_t *types, int64_t count, float *scores, int probabilities) {
+    tbrt_encode_options options;
+    const int status = read_encode_options(session, NULL, &options, 0, 0);
+    if (status != TBRT_OK)
+        return status;
+    const int64_t offsets[2] = {0, count};
+    const size_t labels = (size_t)session->model->kernel->labels;
+    const places to = {NULL, NULL, scores, (size_t)count * labels, labels, 0, 0, probabilities};
+    return encode_ids(session, ids, types, offsets, 1, &options, &to);
 }

@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 
 #define LONGEST_TEXT (INT64_MAX / 4)
+#define LONGEST_SPANNED_TEXT INT32_MAX /* spans are int32 */
 #define SMALLEST_LIMIT 3 /* [CLS], one token, [SEP] */
 #define MOST_SPECIAL 4   /* of a pair: [CLS], [SEP], [SEP], [SEP] */
 #define UNKNOWN_OPTIONS "options: struct_size is not set, or members are set that this version does not know"
@@ -77,6 +78,9 @@ int tbrt_fail(tbrt_error *error, int status, const char *message);
 int tbrt_complain(tbrt_session *session, int status, const char *message);
 int tbrt_complain_of_range(tbrt_session *session, const char *name, int64_t value, int64_t low, int64_t high);
 int tbrt_complain_of_text(tbrt_session *session, int status, int64_t text, int64_t tokens, int64_t limit);
+
+/* The head's outputs of each token of one text, [count][labels]: logits, or probabilities. Returns a status. */
+int tbrt_scores_of_ids(tbrt_session *session, const int32_t *ids, const uint8_t *types, int64_t count, float *scores, int probabilities);
 
 /* Begin a call: the session is the caller's until tbrt_leave, which returns `status`. */
 int tbrt_enter(tbrt_session *session);

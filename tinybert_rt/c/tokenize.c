@@ -41,6 +41,8 @@ int tbrt_tokenize(tbrt_session *session, const char *text, size_t size, const ch
     const int64_t special = pair == NULL ? 2 : tokenizer->pair_special;
     const int64_t most = ((int64_t)size + (int64_t)pair_size) * tokenizer->tokens_per_byte + special;
     const int64_t wanted = options.max_tokens != 0 && options.max_tokens < most ? options.max_tokens : most;
+    if (options.spans != NULL && (size > LONGEST_SPANNED_TEXT || pair_size > LONGEST_SPANNED_TEXT))
+        return tbrt_leave(session, tbrt_complain(session, TBRT_INVALID_ARGUMENT, "spans: the text is larger than 2 GiB"));
     kernel_tokenize_call call;
     memset(&call, 0, sizeof call);
     call.tokenizer = address(tokenizer);
@@ -65,6 +67,7 @@ int tbrt_tokenize(tbrt_session *session, const char *text, size_t size, const ch
         call.truncation = options.truncation;
         call.ids = address(ids);
         call.types = types == NULL ? 0 : address(types);
+        call.spans = options.spans == NULL ? 0 : address(options.spans);
         status = run(session, &call, text, size, pair, pair_size, limit);
         if (status != TBRT_OK)
             tbrt_complain_of_text(session, status, 0, call.info.total, wanted);

@@ -1,4 +1,4 @@
-"""The command line: `tinybert-rt info | embed | rank | classify | tag | answer`, and the tools (`convert`, `evaluate`)."""
+"""The command line: `tinybert-rt info | embed | rank`, one command for each kind of head, and the tools (`convert`, `evaluate`)."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from .common import UsageError, lines_of, load, name_of, note_truncation, open_i
 
 if TYPE_CHECKING:
     from tinybert_rt.model import Model
+    from tinybert_rt.vectors import Encoded
 
 
 def add(commands: Any) -> None:
@@ -22,6 +23,7 @@ def add(commands: Any) -> None:
     rank.add_argument("file", help="a text a line; '-' is standard input")
     rank.add_argument("--top", type=int, default=10, help="lines to print (default: 10)")
     rank.add_argument("--model", help="a .tbrt file; default: the bundled model")
+    rank.add_argument("--method", choices=("auto", "vectors", "pairs"), default="auto", help="auto: pairs where the model scores pairs")
     rank.add_argument("--json", action="store_true", help="one JSON object a line")
     runs(rank, _rank)
 
@@ -32,7 +34,7 @@ def _rank(options: argparse.Namespace) -> None:
     name = name_of(options.file)
     with open_input(options.file) as file:
         model = load(options.model, options)
-        best = best_lines(model, options.query, lines_of(file, name), options.top)
+        best = best_lines(model, options.query, lines_of(file, name), options.top, options.method)
     if not best:
         raise UsageError(f"{name}: no texts")
     for score, number, line in best:
@@ -42,16 +44,14 @@ def _rank(options: argparse.Namespace) -> None:
             print(f"{score:.4f}  {number:>6}  {line}")
 
 
-def best_lines(model: Model, query: str, lines: Iterator[str], top: int) -> list[tuple[float, int, str]]:
-    """The `top` lines nearest to the query by cosine similarity: (score, line number, line), best first; blank lines are skipped."""
+def best_lines(model: Model, query: str, lines: Iterator[str], top: int, method: str) -> list[tuple[float, int, str]]:
+    """The `top` lines that `Model.rank` would put first: (score, line number, line), best first; blank lines are skipped."""
     from tinybert_rt.engine.texts import utf8
-    from tinybert_rt.ranking import cosine_similarity
+    from tinybert_rt.ranking import chosen_method, cosine_similarity, pair_scores
 
     utf8(query, "the query")
-    asked = model.encode_detailed([query], truncation="truncate")
-    wanted, truncated = asked.vectors[0], 0
-    if asked.truncated[0]:
-        print(f"tinybert-rt: the query had more than {model.max_tokens} tokens and was truncated", file=sys.stderr)
+    truncated = 0
+    method = chosen_method(model, method)
     best: list[tuple[float, int, str]] = []
     waiting: list[tuple[int, str]] = []
 
@@ -61,10 +61,17 @@ def best_lines(model: Model, query: str, lines: Iterator[str], top: int) -> list
                 waiting.append((number, line))
                 yield line
 
+    def by_vectors() -> Iterator[Encoded]:
+        asked = model.encode_detailed([query], truncation="truncate")
+        if asked.truncated[0]:
+            print(f"tinybert-rt: the query had more than {model.max_tokens} tokens and was truncated", file=sys.stderr)
+        for group in model.stream(remembered()):
+            yield group._replace(vectors=cosine_similarity(group.vectors, asked.vectors[0]))
+
     with progress() as show:
         done = 0
-        for group in model.stream(remembered()):
-            scores = cosine_similarity(group.vectors, wanted)
+        for group in pair_scores(model, query, remembered()) if method == "pairs" else by_vectors():
+            scores = group.vectors
             for score, (number, line) in zip(scores.tolist(), waiting, strict=False):
                 entry = (score, -number, line)
                 if len(best) < top:

@@ -1,13 +1,18 @@
-"""`tinybert-rt classify | tag | answer`: what a model's head says of texts."""
+"""`tinybert-rt classify | tag | answer | fill-mask | detect-replaced`: what a model's head says of texts."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from .common import LINES_AT_ONCE, UsageError, lines_of, load, name_of, open_input, runs
+
+if TYPE_CHECKING:
+    from tinybert_rt.model import Model
+    from tinybert_rt.reading import Entity, Replaced
 
 
 def add(commands: Any) -> None:
@@ -33,6 +38,22 @@ def add(commands: Any) -> None:
     answer.add_argument("--json", action="store_true", help="one JSON object an answer")
     runs(answer, _answer)
 
+    fill = commands.add_parser("fill-mask", help="what fits in the places of a text's mask tokens, by a model that predicts them")
+    fill.add_argument("text", help="with the model's mask token, [MASK] or <mask>, where something is to be filled in")
+    fill.add_argument("--model", required=True, help="a .tbrt file that was converted from a masked language model")
+    fill.add_argument("--top", type=int, default=5, help="pieces for each mask token (default: 5)")
+    fill.add_argument("--json", action="store_true", help="one JSON object a piece")
+    runs(fill, _fill_mask)
+
+    detect = commands.add_parser(
+        "detect-replaced", help="the words of each line that do not seem to belong there, by a discriminator (ELECTRA)"
+    )
+    detect.add_argument("file", nargs="?", default="-", help="a text a line; '-' is standard input")
+    detect.add_argument("--model", required=True, help="a .tbrt file that was converted from an ELECTRA discriminator")
+    detect.add_argument("--threshold", type=float, default=0.5, help="the least probability of words to print (default: 0.5)")
+    detect.add_argument("--json", action="store_true", help="one JSON object a word")
+    runs(detect, _detect_replaced)
+
 
 def _classify(options: argparse.Namespace) -> None:
     name = name_of(options.file)
@@ -52,22 +73,45 @@ def _classify(options: argparse.Namespace) -> None:
             raise UsageError(f"{name}: no texts")
 
 
-def _tag(options: argparse.Namespace) -> None:
+def _of_lines(options: argparse.Namespace, read: Callable[[Model, list[str]], list[list[Entity]] | list[list[Replaced]]]) -> None:
+    """What `read` finds in each line of a file, with the line's number."""
     name = name_of(options.file)
     with open_input(options.file) as file:
         model = load(options.model, options)
         lines = lines_of(file, name)
         count = 0
         while texts := list(itertools.islice(lines, LINES_AT_ONCE)):
-            for number, found in enumerate(model.tag(texts), count + 1):
+            for number, found in enumerate(read(model, texts), count + 1):
                 for each in found:
                     if options.json:
                         print(json.dumps({"line": number, **each._asdict(), "score": round(each.score, 6)}, ensure_ascii=False))
                     else:
-                        print(f"{number:>6}  {each.score:.4f}  {each.label}  {each.text}")
+                        label = f"{each._asdict()['label']}  " if "label" in each._fields else ""
+                        print(f"{number:>6}  {each.score:.4f}  {label}{each.text}")
             count += len(texts)
         if count == 0:
             raise UsageError(f"{name}: no texts")
+
+
+def _tag(options: argparse.Namespace) -> None:
+    _of_lines(options, lambda model, texts: model.tag(texts))
+
+
+def _detect_replaced(options: argparse.Namespace) -> None:
+    def read(model: Model, texts: list[str]) -> list[list[Replaced]]:
+        return [[word for word in model.detect_replaced(text) if word.score >= options.threshold] for text in texts]
+
+    _of_lines(options, read)
+
+
+def _fill_mask(options: argparse.Namespace) -> None:
+    model = load(options.model, options)
+    for number, found in enumerate(model.fill_mask(options.text, top=options.top), 1):
+        for each in found:
+            if options.json:
+                print(json.dumps({"mask": number, **each._asdict(), "score": round(each.score, 6)}, ensure_ascii=False))
+            else:
+                print(f"{number:>6}  {each.score:.4f}  {each.token}  {each.text}")
 
 
 def _answer(options: argparse.Namespace) -> None:

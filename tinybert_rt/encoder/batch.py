@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinybert_rt.encoder.forward import forward
+from tinybert_rt.encoder.masked import asks_for_masked, check_room
 from tinybert_rt.encoder.structs import NO_STAGE, TOKENIZE, Session
 from tinybert_rt.encoder.team import give_job, mark, meet, wait_for_job
 from tinybert_rt.errors import InvalidArgumentError, TokenIdError
@@ -21,6 +22,7 @@ _NEXT_CHUNK_OFFSET = Session.fields["next_chunk"].offset
 _BAD_ID = TokenIdError.code
 _BAD_ARGUMENT = InvalidArgumentError.code
 _OF_TEXTS = HEADS["sequence_classification"]
+_MASKED = HEADS["masked_token"]
 
 
 @kernel
@@ -30,6 +32,12 @@ def _check_request(session, request):
     bad = request.n_texts < 0 or (request.out != 0 and (request.dim < 1 or request.dim > model.hidden_size))
     if request.scores != 0 and (model.head == 0 or (model.head != _OF_TEXTS and request.texts != 0)):
         bad = True  # scores of tokens need room that the caller knows of only where the tokens are given
+    if request.scores != 0 and model.head == _MASKED:
+        bad = True
+    if asks_for_masked(request) and (model.head != _MASKED or request.masked_room < 0):
+        bad = True
+    if request.top != 0 and (request.top < 0 or request.top > model.vocab_size or request.top_ids == 0 or request.top_scores == 0):
+        bad = True
     if request.texts != 0:
         smallest = 3 if request.pairs != 0 else 2
         bad = bad or request.pairs < 0 or request.pairs > 1
@@ -184,6 +192,9 @@ def encode_group(session, request):
             _tokenize_group(session, request)
         else:
             _check_ids(session, request)
+    request.masked = 0
+    if asks_for_masked(request) and request.done > 0:
+        check_room(session, request)
     _cut_chunks(session, request)
     mark(local, TOKENIZE)
     if session.workers > 1 and request.done > 0:

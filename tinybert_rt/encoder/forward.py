@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinybert_rt.encoder.heads import apply_head
+from tinybert_rt.encoder.masked import asks_for_masked, predict_masked
 from tinybert_rt.encoder.structs import (
     ATTENTION,
     ATTENTION_OUTPUT,
@@ -361,6 +362,8 @@ def forward(session, request, part, local, first_text, last_text, worker, worker
             _add_convolution(session, local, part, rows, worker, workers)
     if rows_apart(rows, workers):
         meet(session, local, workers, NO_STAGE)
+    if asks_for_masked(request):
+        predict_masked(session, request, part, local, worker, workers)
     for text in range(worker, last_text - first_text, workers):
         _finish_text(session, request, part, local, text)
     meet(session, local, workers, POOL)

@@ -6,25 +6,22 @@ import numpy as np
 
 from tinybert_rt.encoder.structs import HEAD_ROWS
 from tinybert_rt.errors import NonFiniteResultError
-from tinybert_rt.format.layout import ACTIVATIONS, HEAD_ACTIVATIONS, HEADS, PROBLEMS
+from tinybert_rt.format.layout import HEADS, PROBLEMS
 from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.linear import PLAIN, linear_float
 from tinybert_rt.kernels.memory import load_i64
-from tinybert_rt.kernels.probabilities import copy_row, logistic_row, softmax_row, tanh_row
+from tinybert_rt.kernels.probabilities import activate_row, copy_row, logistic_row, softmax_row
 from tinybert_rt.kernels.rows import is_finite_row
 
 _NON_FINITE = NonFiniteResultError.code
 _OF_TEXTS = HEADS["sequence_classification"]
-_TANH = HEAD_ACTIVATIONS["tanh"]
-_GELU = HEAD_ACTIVATIONS["gelu"]
 _MULTI_LABEL = PROBLEMS["multi_label"]
 _SINGLE_LABEL = PROBLEMS["single_label"]
-_GELU_EPILOGUE = np.int64(ACTIVATIONS["gelu"])
-_RELU_EPILOGUE = np.int64(ACTIVATIONS["relu"])
 
 
 @inline
-def _linear(local, x, x_stride, rows, weights, out, epilogue):  # type: ignore[no-untyped-def]
+def head_linear(local, x, x_stride, rows, weights, out, epilogue):  # type: ignore[no-untyped-def]
+    """All columns of a float32 linear layer, to rows of `outputs` elements; see `linear_float`."""
     target = local.target
     target.out = out
     target.residual = 0
@@ -57,16 +54,10 @@ def apply_head(session, request, local, x, tokens, item):  # type: ignore[no-unt
         count = min(HEAD_ROWS, rows - begin)
         source = x + begin * stride
         if model.head_activation != 0:
-            epilogue = PLAIN
-            if model.head_activation == _GELU:
-                epilogue = _GELU_EPILOGUE
-            elif model.head_activation != _TANH:
-                epilogue = _RELU_EPILOGUE
-            _linear(local, source, stride, count, model.head_dense, local.head, epilogue)
-            if model.head_activation == _TANH:
-                tanh_row(local.head, count * model.hidden_width)
+            head_linear(local, source, stride, count, model.head_dense, local.head, PLAIN)
+            activate_row(model.head_activation, local.head, count * model.hidden_width)
             source = local.head
-        _linear(local, source, stride, count, model.head_output, scores, PLAIN)
+        head_linear(local, source, stride, count, model.head_output, scores, PLAIN)
         for row in range(count):
             if is_finite_row(scores + row * scores_stride, model.head_output.outputs) == 0:
                 request.item = item

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinybert_rt.encoder.structs import GROUP_TEXTS, GROUP_TOKENS, HEAD_ROWS, INNER_ROWS, SEMAPHORE_BYTES, SMALLEST_CHUNK, Slice, Worker
-from tinybert_rt.format.layout import WEIGHT_DTYPES
+from tinybert_rt.encoder.structs import (
+    GROUP_TEXTS,
+    GROUP_TOKENS,
+    HEAD_ROWS,
+    INNER_ROWS,
+    MASKED_ROWS,
+    SEMAPHORE_BYTES,
+    SMALLEST_CHUNK,
+    Slice,
+    Worker,
+)
+from tinybert_rt.format.layout import HEADS, WEIGHT_DTYPES
 from tinybert_rt.kernels.attention import attention_bytes
 from tinybert_rt.kernels.attention_int8 import attention_int8_bytes
 from tinybert_rt.kernels.attention_relative import relative_bytes
@@ -21,6 +31,7 @@ _SLICE_BYTES = Slice.size
 _WORKER_BYTES = Worker.size
 _ZERO = np.float32(0.0)
 _INT8 = WEIGHT_DTYPES["int8"]
+_MASKED = HEADS["masked_token"]
 _slices_at = struct_at(Slice)
 _workers_at = struct_at(Worker)
 
@@ -105,7 +116,11 @@ def _plan_slice(session, model, part, cursor, place):  # type: ignore[no-untyped
     inner_zeros = take(inner_scales, session.inner_rows * 4)
     row_starts = take(inner_zeros, session.inner_rows * 4)
     convolved = take(row_starts, (GROUP_TEXTS + 1) * 8)
-    end = take(convolved, rows * model.hidden_width * 4) if model.conv_kernel != 0 else convolved
+    masked = take(convolved, rows * model.hidden_width * 4) if model.conv_kernel != 0 else convolved
+    masked_bytes = 0
+    if model.head == _MASKED:
+        masked_bytes = MASKED_ROWS * _round_up(model.vocab_size, 64) * 4
+    end = take(masked, masked_bytes)
     if place:
         part.x = x
         part.q = q
@@ -119,6 +134,7 @@ def _plan_slice(session, model, part, cursor, place):  # type: ignore[no-untyped
         part.inner_zeros = inner_zeros
         part.row_starts = row_starts
         part.convolved = convolved
+        part.masked = masked
         _clear_padding(session, model, part)
     return end
 
@@ -145,7 +161,9 @@ def _plan_worker(session, model, worker, cursor, place):  # type: ignore[no-unty
         pooled = take(relative, relative_bytes(session.attention_tokens, session.head_width))
     head = take(pooled, model.hidden_width * 4)
     head_bytes = 0
-    if model.head != 0:
+    if model.head == _MASKED:
+        head_bytes = MASKED_ROWS * model.embedding_width * 4
+    elif model.head != 0:
         head_bytes = HEAD_ROWS * (model.hidden_width + _round_up(model.labels, 64)) * 4
     text = take(head, head_bytes)
     semaphore = take(text, WORD_SCRATCH_BYTES)

@@ -43,6 +43,7 @@ Slice = Struct(
         ("inner_zeros", "ptr"),
         ("row_starts", "ptr"),
         ("convolved", "ptr"),  # float32 [rows][hidden_width], where the model has a convolution
+        ("masked", "ptr"),  # float32 [MASKED_ROWS][padded vocab_size], of a model with such a head
         ("first_text", "i64"),
         ("last_text", "i64"),
     ],
@@ -93,7 +94,7 @@ Worker = Struct(
         ("attention", "ptr"),
         ("relative", "ptr"),  # scratch of relative positions, where the model has them
         ("pooled", "ptr"),
-        ("head", "ptr"),  # float32 [HEAD_ROWS][hidden_width] and [HEAD_ROWS][padded labels]
+        ("head", "ptr"),  # float32 [HEAD_ROWS][hidden_width] and [HEAD_ROWS][padded labels], or [MASKED_ROWS][embedding_width]
         ("text", "ptr"),
         ("semaphore", "ptr"),
         ("trace", "ptr"),
@@ -123,6 +124,14 @@ Request = Struct(
         ("hidden", "ptr"),  # float32 [total tokens][hidden_size], or 0
         ("scores", "ptr"),  # float32 [n_texts][labels], or of heads of tokens [total tokens][labels], or 0
         ("probabilities", "i64"),  # 1: probabilities take the place of logits in scores
+        # Of each mask token, one behind the other over all texts: the vocabulary's logits, float32 [rows][vocab_size], or 0, and
+        # (top > 0) the pieces with the largest probabilities, int32 [rows][top] and float32 [rows][top].
+        ("masked_logits", "ptr"),
+        ("top", "i64"),
+        ("top_ids", "ptr"),
+        ("top_scores", "ptr"),
+        ("masked_room", "i64"),  # rows that these have room for
+        ("masked", "i64"),  # result: mask tokens of the group's texts
         ("token_counts", "ptr"),  # int32 [n_texts]: tokens before truncation, or 0
         ("truncated", "ptr"),  # u8 [n_texts], or 0
         ("done", "i64"),  # result: texts finished, from the first
@@ -191,6 +200,9 @@ INNER_ROWS = 64
 
 HEAD_ROWS = 64
 """Rows of a head's output that are alive at a time."""
+
+MASKED_ROWS = 4
+"""Mask tokens whose scores of the whole vocabulary are alive at a time."""
 
 ROWS_APART = 16
 """From so many rows for each worker on, workers take rows instead of columns."""

@@ -97,6 +97,7 @@ FUNCTIONS: tuple[Function, ...] = (
         "tinybert_rt.encoder.batch:tokenize_call",
         "encode",
     ),
+    Function("softmax", (("x", "ptr"), ("count", "i64")), "tinybert_rt.kernels.probabilities:softmax_values", "encode"),
 )
 
 

@@ -95,6 +95,54 @@ def require_head(model: Any, path: str, kind: str | None = None) -> None:
         raise MissingHeadError(f"{path}: the model has {has}, {wanted} is needed")
 
 
+def _raise_for(status: int, request: Any, model: Any, offsets: NDArray[np.int64], done: int) -> None:
+    """The exception for a status about token ids, of which `done` texts are finished."""
+    if status == 0:
+        return
+    item = done + int(request.item)
+    falls = np.flatnonzero(offsets[1:] < offsets[:-1])
+    if falls.size:
+        raise InvalidArgumentError(f"offsets do not rise at text {falls[0]}: from {offsets[falls[0]]} to {offsets[falls[0] + 1]}")
+    raise encode_error(status, item, int(offsets[item + 1] - offsets[item]), int(model.max_positions))
+
+
+def run_masked(
+    pool: SessionPool,
+    model: Any,
+    ids: NDArray[np.int32],
+    offsets: NDArray[np.int64],
+    types: NDArray[np.uint8] | None,
+    top: int,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Predictions for the mask tokens of texts that are tokenized already, in their order.
+
+    Returns the ids of the `top` likeliest pieces, int32 (mask tokens, top), and their probabilities; with top = 0 no ids, and the
+    logits of the whole vocabulary, float32 (mask tokens, vocab_size).
+    """
+    count = offsets.size - 1
+    rows = int((ids == model.tokenizer.mask_id).sum())
+    best = np.zeros((rows, top), np.int32)
+    scores = np.zeros((rows, top or int(model.vocab_size)), np.float32)
+    request = ffi.new("kernel_request *")
+    request.ids = address(ids)
+    request.n_ids = ids.size
+    request.types = 0 if types is None else address(types)
+    request.top = top
+    done = found = 0
+    with pool.taken() as session:
+        while done < count:
+            request.masked_room = rows - found
+            request.top_ids = address(best) + 4 * top * found
+            place = address(scores) + 4 * scores.shape[1] * found
+            request.top_scores, request.masked_logits = (place, 0) if top else (0, place)
+            request.id_offsets = address(offsets) + 8 * done
+            request.n_texts = count - done
+            _raise_for(session.run(request), request, model, offsets, done)
+            done += int(request.done)
+            found += int(request.masked)
+    return best, scores
+
+
 def run_ids(
     pool: SessionPool,
     model: Any,
@@ -130,14 +178,6 @@ def run_ids(
             request.scores = place if wanted == "scores" else 0
             request.id_offsets = address(offsets) + 8 * done
             request.n_texts = count - done
-            status = session.run()
-            if status != 0:
-                item = done + int(request.item)
-                falls = np.flatnonzero(offsets[1:] < offsets[:-1])
-                if falls.size:
-                    raise InvalidArgumentError(
-                        f"offsets do not rise at text {falls[0]}: from {offsets[falls[0]]} to {offsets[falls[0] + 1]}"
-                    )
-                raise encode_error(status, item, int(offsets[item + 1] - offsets[item]), int(model.max_positions))
+            _raise_for(session.run(), request, model, offsets, done)
             done += int(request.done)
     return results

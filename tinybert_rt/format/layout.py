@@ -80,6 +80,8 @@ CONFIG_FIELDS = (
     "conv_activation",
     "merges",
     "added_options",
+    "transform_activation",
+    "own_decoder",
 )
 """Fields are only ever added at the end, with 0 for what files without them mean."""
 
@@ -105,7 +107,10 @@ WEIGHT_DTYPES = {"f32": 0, "int8": 1}
 POOLINGS = {"cls": 1, "mean": 2, "max": 3}
 TOKENIZER_KINDS = {"wordpiece": 1, "bpe": 2}
 
-HEADS = {"none": 0, "sequence_classification": 1, "token_classification": 2, "question_answering": 3}
+HEADS = {"none": 0, "sequence_classification": 1, "token_classification": 2, "question_answering": 3, "masked_token": 4}
+TRANSFORM_ACTIVATIONS = {"none": 0, **{name: 1 + code for name, code in ACTIVATIONS.items()}}
+"""Behind the dense layer of a head that predicts masked tokens; "none": there is no such head."""
+
 PROBLEMS = {"single_label": 0, "multi_label": 1, "regression": 2}
 """What the outputs of a head are: logits of one label of all, of labels that hold or not, or numbers."""
 
@@ -176,6 +181,8 @@ CONFIG_RANGES: dict[str, tuple[int, int]] = {
     "conv_activation": (0, len(HEAD_ACTIVATIONS) - 1),
     "merges": (0, MAX_VOCAB_SIZE),
     "added_options": (0, 1),
+    "transform_activation": (0, len(TRANSFORM_ACTIVATIONS) - 1),
+    "own_decoder": (0, 1),
 }
 CONFIG_KINDS = (
     "architecture",
@@ -190,6 +197,8 @@ CONFIG_KINDS = (
     "problem",
     "conv_activation",
     "added_options",
+    "transform_activation",
+    "own_decoder",
 )
 """Fields that choose among kinds: a value out of range is one that a later release may know."""
 
@@ -312,11 +321,11 @@ def _number(value: int) -> Dimension:
     return Dimension("", plus=value)
 
 
-def _table(name: str, rows: str, absent: str = "") -> list[TensorRule]:
+def _table(name: str, rows: str, field: str = "", absent: str = "") -> list[TensorRule]:
     return [
-        TensorRule(name, "I8", (Dimension(rows), _EMBEDDING), _INT8, absent=absent),
-        TensorRule(f"{name}.scale", "F32", (Dimension(rows, multiple=LANES),), _INT8, absent=absent),
-        TensorRule(name, "F32", (Dimension(rows), _EMBEDDING), _F32, absent=absent),
+        TensorRule(name, "I8", (Dimension(rows), _EMBEDDING), _INT8, field, absent),
+        TensorRule(f"{name}.scale", "F32", (Dimension(rows, multiple=LANES),), _INT8, field, absent),
+        TensorRule(name, "F32", (Dimension(rows), _EMBEDDING), _F32, field, absent),
     ]
 
 
@@ -361,7 +370,7 @@ GLOBAL_RULES: tuple[TensorRule, ...] = (
     TensorRule("tokenizer.merge_starts", "U32", (Dimension("vocab_size", plus=1, multiple=LANES),), None, "merges"),
     TensorRule("tokenizer.merges", "U32", (Dimension("merges", multiple=LANES), _number(3)), None, "merges"),
     *_table("embeddings.word", "vocab_size"),
-    *_table("embeddings.position", "max_positions", "no_positions"),
+    *_table("embeddings.position", "max_positions", absent="no_positions"),
     *_table("embeddings.type", "type_vocab_size"),
     *_norm("embeddings.norm", _EMBEDDING),
     *_linear("embeddings.project", "embedding_size"),
@@ -369,9 +378,13 @@ GLOBAL_RULES: tuple[TensorRule, ...] = (
     *_with_bias("convolution", "hidden_size", Dimension(CONV_COLUMNS), "conv_kernel"),
     *_norm("convolution.norm", _HIDDEN, "conv_kernel"),
     *_head_linear("head.dense", "hidden_size", "head_activation"),
-    *_head_linear("head.output", "labels", "head"),
-    TensorRule("head.labels", "U8", (Dimension("labels_bytes", multiple=ALIGNMENT),), None, "head"),
-    TensorRule("head.label_offsets", "U32", (Dimension("labels", plus=1, multiple=LANES),), None, "head"),
+    *_head_linear("head.output", "labels", "labels"),
+    TensorRule("head.labels", "U8", (Dimension("labels_bytes", multiple=ALIGNMENT),), None, "labels"),
+    TensorRule("head.label_offsets", "U32", (Dimension("labels", plus=1, multiple=LANES),), None, "labels"),
+    *_head_linear("head.transform", EMBEDDING_COLUMNS, "transform_activation"),
+    *_norm("head.norm", _EMBEDDING, "transform_activation"),
+    *_table("head.decoder", "vocab_size", "own_decoder"),
+    TensorRule("head.decoder.bias", "F32", (Dimension("vocab_size", multiple=LANES),), None, "transform_activation"),
 )
 """The tensors before the layers, in file order."""
 

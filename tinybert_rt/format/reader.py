@@ -8,7 +8,7 @@ The file's address needs no alignment: kernels load unaligned. (A mapped file is
 
 from __future__ import annotations
 
-from tinybert_rt.format.layout import COLUMN_MULTIPLE, CONFIG_INDEX, DOUBLE_SEPARATOR, LANES, WEIGHT_DTYPES, layer_linears
+from tinybert_rt.format.layout import COLUMN_MULTIPLE, CONFIG_INDEX, DOUBLE_SEPARATOR, HEADS, LANES, WEIGHT_DTYPES, layer_linears
 from tinybert_rt.format.reader_contents import (
     ANY_SIGN,
     NOT_NEGATIVE,
@@ -30,6 +30,7 @@ from tinybert_rt.kernels.struct_types import struct_at
 from tinybert_rt.text.prepare import prepare_wordpiece
 
 _INT8 = WEIGHT_DTYPES["int8"]
+_MASKED = HEADS["masked_token"]
 _layers_at = struct_at(Layer)
 _MODEL_BYTES = Model.size
 _LAYER_BYTES = Layer.size
@@ -77,6 +78,8 @@ _CONV_KERNEL = CONFIG_INDEX["conv_kernel"]
 _CONV_ACTIVATION = CONFIG_INDEX["conv_activation"]
 _MERGES = CONFIG_INDEX["merges"]
 _ADDED_OPTIONS = CONFIG_INDEX["added_options"]
+_TRANSFORM_ACTIVATION = CONFIG_INDEX["transform_activation"]
+_OWN_DECODER = CONFIG_INDEX["own_decoder"]
 
 
 @inline
@@ -119,6 +122,7 @@ def _read_config(config, model):
     model.labels = field(config, _LABELS)
     model.head_activation = field(config, _HEAD_ACTIVATION)
     model.problem = field(config, _PROBLEM)
+    model.transform_activation = field(config, _TRANSFORM_ACTIVATION)
     model.label_texts = 0
     model.label_offsets = 0
     model.layers = _layers_at(model.address + _MODEL_BYTES)
@@ -309,6 +313,27 @@ def _open_head(data, entries, place, labels_bytes, model, error):
 
 
 @kernel
+def _open_masked(data, entries, place, own_decoder, model, error):
+    """Check and fill the head that predicts masked tokens at `place`; returns status, next place."""
+    size = model.embedding_size
+    pieces = model.vocab_size
+    status, place = _open_linear(data, entries, place, False, model.hidden_size, 1, size, size, size, model.transform, error)
+    if status == 0:
+        status, place = _open_norm(data, entries, place, size, model.transform_norm, error)
+    model.decoder.values = model.word.values
+    model.decoder.scale = model.word.scale
+    model.decoder.rows = pieces
+    if status == 0 and own_decoder != 0:
+        status, place = _open_table(data, entries, place, model.weight_dtype == _INT8, pieces, model.decoder, error)
+    if status != 0:
+        return status, place
+    entry = entries_at(entries)[place]
+    model.decoder_bias = data + entry.begin
+    width = _pad(pieces, LANES)
+    return check_floats(data, entry, width, pieces, width, pieces, ANY_SIGN, error), place + 1
+
+
+@kernel
 def _copy_layer(source, target):
     """The same weights for another layer."""
     for offset in range(0, _LAYER_BYTES, 8):
@@ -365,7 +390,9 @@ def open_model(data, size, entries, max_entries, model, error):
         status, place = _open_linear(data, entries, place, int8, hidden, taps, hidden, hidden, hidden, model.convolution, error)
         if status == 0:
             status, place = _open_norm(data, entries, place, hidden, model.convolution_norm, error)
-    if status == 0 and model.head != 0:
+    if status == 0 and model.head == _MASKED:
+        status, place = _open_masked(data, entries, place, field(config, _OWN_DECODER), model, error)
+    elif status == 0 and model.head != 0:
         status, place = _open_head(data, entries, place, field(config, _LABELS_BYTES), model, error)
     for index in range(stored_layers(config)):
         if status == 0:

@@ -22,6 +22,7 @@ from tinybert_rt.format.layout import (
     EMBEDDING_COLUMNS,
     GLOBAL_RULES,
     HEAD_COLUMNS,
+    HEADS,
     HEADS_WIDTH,
     LANES,
     LAYER_RULES,
@@ -104,9 +105,10 @@ _EMBEDDING_FIELD, _STORED_FIELD, _INNER_FIELD = (CONFIG_INDEX[name] for name in 
 _SPAN_FIELD, _TO_POSITION_FIELD, _TO_CONTENT_FIELD, _KERNEL_FIELD = (
     CONFIG_INDEX[name] for name in ("relative_span", "content_to_position", "position_to_content", "conv_kernel")
 )
-_HEAD_FIELD, _LABELS_FIELD, _LABELS_BYTES_FIELD, _HEAD_ACTIVATION_FIELD = (
-    CONFIG_INDEX[name] for name in ("head", "labels", "labels_bytes", "head_activation")
+_HEAD_FIELD, _LABELS_FIELD, _LABELS_BYTES_FIELD, _HEAD_ACTIVATION_FIELD, _TRANSFORM_FIELD, _DECODER_FIELD = (
+    CONFIG_INDEX[name] for name in ("head", "labels", "labels_bytes", "head_activation", "transform_activation", "own_decoder")
 )
+_MASKED = HEADS["masked_token"]
 
 _KIND_FIELD, _MERGES_FIELD = CONFIG_INDEX["tokenizer_kind"], CONFIG_INDEX["merges"]
 _BPE = TOKENIZER_KINDS["bpe"]
@@ -152,6 +154,22 @@ def layer_source(config, layer):
 
 
 @kernel
+def _is_head(config):
+    """Whether the fields of the head fit its kind: labels, or what predicts masked tokens, or nothing."""
+    head = field(config, _HEAD_FIELD)
+    labels = field(config, _LABELS_FIELD)
+    dense = field(config, _HEAD_ACTIVATION_FIELD) != 0
+    transform = field(config, _TRANSFORM_FIELD) != 0
+    if head == _MASKED:
+        return labels == 0 and not dense and transform
+    if transform or field(config, _DECODER_FIELD) != 0:
+        return False
+    if head == 0:
+        return labels == 0 and not dense
+    return labels != 0 and field(config, _LABELS_BYTES_FIELD) >= labels
+
+
+@kernel
 def check_config(config, error):
     """Check every element of the tensor "config"; returns a status. In an error, detail is the field and position its value."""
     for index in range(_FIELDS):
@@ -169,12 +187,8 @@ def check_config(config, error):
     stored = stored_layers(config)
     if stored > layers or layers % inner != 0 or stored % inner != 0:
         return fail(error, _SHARING, stored, layers)
-    head = field(config, _HEAD_FIELD)
-    labels = field(config, _LABELS_FIELD)
-    activation = field(config, _HEAD_ACTIVATION_FIELD)
-    wrong = labels == 0 or field(config, _LABELS_BYTES_FIELD) < labels
-    if (head != 0 and wrong) or (head == 0 and (labels != 0 or activation != 0)):
-        return fail(error, _LABELS, head, labels)
+    if not _is_head(config):
+        return fail(error, _LABELS, field(config, _HEAD_FIELD), field(config, _LABELS_FIELD))
     relative = field(config, _TO_POSITION_FIELD) != 0 or field(config, _TO_CONTENT_FIELD) != 0
     if relative != (field(config, _SPAN_FIELD) != 0):
         return fail(error, _RANGE, _SPAN_FIELD, field(config, _SPAN_FIELD))

@@ -137,6 +137,12 @@ Model = Struct(
         ("head_output", Linear),
         ("label_texts", "ptr"),  # UTF-8 bytes of all labels
         ("label_offsets", "ptr"),  # uint32 [labels + 1]
+        # Masked-token prediction: a linear layer from hidden states to embeddings, and the table of the pieces' scores.
+        ("transform_activation", "i64"),
+        ("transform", Linear),
+        ("transform_norm", Norm),
+        ("decoder", Table),
+        ("decoder_bias", "ptr"),  # float32 [vocab_size]
         ("layers", PointerTo(Layer)),
     ],
 )
