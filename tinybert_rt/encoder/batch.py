@@ -31,6 +31,7 @@ def _check_request(session, request):
     if request.scores != 0 and (model.head == 0 or (model.head != _OF_TEXTS and request.texts != 0)):
         bad = True  # scores of tokens need room that the caller knows of only where the tokens are given
     if request.texts != 0:
+        bad = bad or request.layers != 0 or request.attentions != 0  # the same: their room depends on the tokens
         smallest = 3 if request.pairs != 0 else 2
         bad = bad or request.pairs < 0 or request.pairs > 1
         bad = bad or request.max_tokens < smallest or request.max_tokens > model.max_positions

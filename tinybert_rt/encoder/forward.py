@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinybert_rt.encoder.heads import apply_head
+from tinybert_rt.encoder.inside import keep_attentions, keep_states
 from tinybert_rt.encoder.structs import (
     ATTENTION,
     ATTENTION_OUTPUT,
@@ -165,13 +166,14 @@ def rows_apart(rows, workers):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _layer(session, local, part, layer, rows, worker, workers):  # type: ignore[no-untyped-def]
-    """One encoder layer; part.x and its quantized form are input and output.
+def _layer(session, request, local, part, index, rows, worker, workers):  # type: ignore[no-untyped-def]
+    """Encoder layer number `index`; part.x and its quantized form are input and output.
 
     With many rows, each worker takes its own through everything but attention, and all meet before and after that. With few,
     a team shares the columns of each linear layer, so that each weight is read by one worker, and meets after every step.
     """
     model = session.model
+    layer = model.layers[index]
     target = local.target
     width = model.hidden_width
     int8 = model.weight_dtype == _INT8
@@ -191,6 +193,8 @@ def _layer(session, local, part, layer, rows, worker, workers):  # type: ignore[
     _target_heads(target, session, part.heads, rows, row)
     _linear(session, local, x + at, x_stride, scales, zeros, end - row, layer.qkv, target, PLAIN, rank, team)
     meet(session, local, workers, QKV)
+    if request.attentions != 0:
+        keep_attentions(session, request, local, part, index, rows, worker, workers)
     _attend(session, local, part, rows, worker, workers)
     meet(session, local, workers, ATTENTION)
 
@@ -225,6 +229,8 @@ def _layer(session, local, part, layer, rows, worker, workers):  # type: ignore[
         _linear(session, local, inner_x, inner_stride, scales, zeros, count, layer.ffn_out, target, RESIDUAL, rank, team)
         meet(session, local, team, FFN_OUT)
     _norm_rows(session, part.x, model.hidden_size, width, part, layer.ffn_norm, first, last)
+    if request.layers != 0:
+        keep_states(session, request, part, index + 1, first, last)
     meet(session, local, team, NORM)
 
 
@@ -307,8 +313,10 @@ def forward(session, request, part, local, first_text, last_text, worker, worker
         _project(session, local, part, rows, worker, workers)
         _quantize_rows(model, part.x, model.hidden_width, part, session.q_width, first, last)
         meet(session, local, workers, EMBED)
+    if request.layers != 0:
+        keep_states(session, request, part, np.int64(0), first, last)
     for index in range(model.num_layers):
-        _layer(session, local, part, model.layers[index], rows, worker, workers)
+        _layer(session, request, local, part, index, rows, worker, workers)
     if rows_apart(rows, workers):
         meet(session, local, workers, NO_STAGE)
     for text in range(worker, last_text - first_text, workers):

@@ -8,6 +8,7 @@ from tinybert_rt.encoder.structs import GROUP_TEXTS, GROUP_TOKENS, HEAD_ROWS, IN
 from tinybert_rt.format.layout import WEIGHT_DTYPES
 from tinybert_rt.kernels.attention import attention_bytes
 from tinybert_rt.kernels.attention_int8 import attention_int8_bytes
+from tinybert_rt.kernels.attention_probabilities import probabilities_bytes
 from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.memory import store_f32, take
 from tinybert_rt.kernels.panels import FLOAT_COLUMNS, FLOAT_ROWS, INT8_COLUMNS, INT8_ROWS, NARROW_COLUMNS
@@ -132,10 +133,10 @@ def _clear_padding(session, model, part):
 def _plan_worker(session, model, worker, cursor, place):  # type: ignore[no-untyped-def]
     tile = cursor
     attention = take(tile, TILE_BYTES)
+    attention_scratch = attention_bytes(session.attention_tokens, session.head_width)
     if model.weight_dtype == _INT8:
-        pooled = take(attention, attention_int8_bytes(session.attention_tokens, session.head_width))
-    else:
-        pooled = take(attention, attention_bytes(session.attention_tokens, session.head_width))
+        attention_scratch = attention_int8_bytes(session.attention_tokens, session.head_width)
+    pooled = take(attention, max(attention_scratch, probabilities_bytes(session.attention_tokens, session.head_width)))
     head = take(pooled, model.hidden_width * 4)
     head_bytes = 0
     if model.head != 0:
