@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import LEVELS, ROOT
 from models import small_model_file
 from test_architectures import CASES, inputs, write_case
 from test_encoder import tolerance

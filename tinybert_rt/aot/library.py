@@ -15,7 +15,8 @@ from tinybert_rt.engine.jit import ABI_UNITS, object_files
 SHARED_FLAGS = ("-DTBRT_BUILD_SHARED",)
 STATIC_FLAGS = ("-DTBRT_STATIC",)
 SHIM = tuple(
-    f"{name}.c" for name in ("library", "model", "session", "encode", "tokenize", "cpu", "messages", "system_posix", "system_windows")
+    f"{name}.c"
+    for name in ("library", "model", "session", "encode", "inside", "tokenize", "cpu", "messages", "system_posix", "system_windows")
 )
 
 

@@ -4,9 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The options of a call and the elements of its vectors. */
-static int read_encode_options(tbrt_session *session, const tbrt_encode_options *given, tbrt_encode_options *options, size_t count,
-                               size_t vectors_size) {
+int tbrt_read_encode_options(tbrt_session *session, const tbrt_encode_options *given, tbrt_encode_options *options, size_t count,
+                             size_t vectors_size) {
     const kernel_model *model = session->model->kernel;
     *options = (tbrt_encode_options)TBRT_ENCODE_OPTIONS_INIT;
     session->report = (tbrt_report)TBRT_REPORT_INIT;
@@ -117,6 +116,8 @@ static int run(tbrt_session *session, const tbrt_encode_options *options, const 
                 options->truncated[done + i] = session->truncated[i];
         }
         session->report.done = done + finished;
+        for (size_t i = 0; i < finished && request->attentions != 0; i++)
+            request->attentions += 4 * (int64_t)tbrt_attention_maps(session->model->kernel, offsets[done + i + 1] - offsets[done + i]);
         if (status != TBRT_OK)
             return complain_of(session, options, status, request->item < 0 ? (int64_t)done : (int64_t)done + request->item, offsets);
         if (finished == 0)
@@ -152,7 +153,7 @@ int tbrt_encode(tbrt_session *session, const char *const *texts, const size_t *s
     if (status != TBRT_OK)
         return status;
     tbrt_encode_options options;
-    status = read_encode_options(session, given, &options, count, vectors_size);
+    status = tbrt_read_encode_options(session, given, &options, count, vectors_size);
     if (status != TBRT_OK || count == 0)
         return tbrt_leave(session, status);
     if (texts == NULL || vectors == NULL)
@@ -174,7 +175,7 @@ int tbrt_classify(tbrt_session *session, const char *const *texts, const size_t 
     if (status != TBRT_OK)
         return status;
     tbrt_encode_options options;
-    status = read_encode_options(session, given, &options, 0, 0);
+    status = tbrt_read_encode_options(session, given, &options, 0, 0);
     if (status == TBRT_OK)
         status = require_head(session, 1);
     if (status != TBRT_OK || count == 0)
@@ -190,16 +191,9 @@ int tbrt_classify(tbrt_session *session, const char *const *texts, const size_t 
     return tbrt_leave(session, encode_texts(session, texts, sizes, count, &options, NULL, scores));
 }
 
-/* Where the results of texts that are tokenized already go: one of the three, and the floats of it for each token (0: for each text). */
-typedef struct {
-    float *vectors, *hidden, *logits;
-    size_t size, of_token, of_text;
-} places;
-
-/* tbrt_encode_ids, tbrt_hidden_states or tbrt_logits: texts that are tokenized already. */
-static int encode_ids(tbrt_session *session, const int32_t *ids, const uint8_t *types, const int64_t *offsets, size_t count,
-                      const tbrt_encode_options *options, const places *to) {
-    if (ids == NULL || offsets == NULL || (to->vectors == NULL && to->hidden == NULL && to->logits == NULL))
+int tbrt_encode_ids_to(tbrt_session *session, const int32_t *ids, const uint8_t *types, const int64_t *offsets, size_t count,
+                       const tbrt_encode_options *options, const tbrt_places *to) {
+    if (ids == NULL || offsets == NULL || tbrt_no_place(to))
         return tbrt_complain(session, TBRT_INVALID_ARGUMENT,
                         ids == NULL ? "ids is NULL" : offsets == NULL ? "offsets is NULL" : "the results have no place: NULL");
     const int64_t total = offsets[count];
@@ -221,6 +215,8 @@ static int encode_ids(tbrt_session *session, const int32_t *ids, const uint8_t *
     session->request.dim = options->dim;
     session->request.hidden = to->hidden == NULL ? 0 : address(to->hidden);
     session->request.scores = to->logits == NULL ? 0 : address(to->logits);
+    session->request.layers = to->layers == NULL ? 0 : address(to->layers);
+    session->request.attentions = to->attentions == NULL ? 0 : address(to->attentions);
     return run(session, options, NULL, NULL, offsets, count);
 }
 
@@ -230,13 +226,13 @@ int tbrt_encode_ids(tbrt_session *session, const int32_t *ids, const uint8_t *ty
     if (status != TBRT_OK)
         return status;
     tbrt_encode_options options;
-    status = read_encode_options(session, given, &options, count, vectors_size);
+    status = tbrt_read_encode_options(session, given, &options, count, vectors_size);
     if (status == TBRT_OK && options.pairs != 0)
         status = tbrt_complain(session, TBRT_INVALID_ARGUMENT, "pairs: ids are given, so that types say what belongs to which text");
     if (status != TBRT_OK || count == 0)
         return tbrt_leave(session, status);
-    const places to = {vectors, NULL, NULL, 0, 0, 0}; /* its room has been checked */
-    return tbrt_leave(session, encode_ids(session, ids, types, offsets, count, &options, &to));
+    const tbrt_places to = {.vectors = vectors}; /* its room has been checked */
+    return tbrt_leave(session, tbrt_encode_ids_to(session, ids, types, offsets, count, &options, &to));
 }
 
 int tbrt_hidden_states(tbrt_session *session, const int32_t *ids, const uint8_t *types, const int64_t *offsets, size_t count, float *hidden,
@@ -245,11 +241,11 @@ int tbrt_hidden_states(tbrt_session *session, const int32_t *ids, const uint8_t 
     if (status != TBRT_OK)
         return status;
     tbrt_encode_options options;
-    status = read_encode_options(session, NULL, &options, 0, 0);
+    status = tbrt_read_encode_options(session, NULL, &options, 0, 0);
     if (status != TBRT_OK || count == 0)
         return tbrt_leave(session, status);
-    const places to = {NULL, hidden, NULL, hidden_size, (size_t)session->model->kernel->hidden_size, 0};
-    return tbrt_leave(session, encode_ids(session, ids, types, offsets, count, &options, &to));
+    const tbrt_places to = {.hidden = hidden, .size = hidden_size, .of_token = (size_t)session->model->kernel->hidden_size};
+    return tbrt_leave(session, tbrt_encode_ids_to(session, ids, types, offsets, count, &options, &to));
 }
 
 int tbrt_logits(tbrt_session *session, const int32_t *ids, const uint8_t *types, const int64_t *offsets, size_t count, float *logits,
@@ -258,13 +254,13 @@ int tbrt_logits(tbrt_session *session, const int32_t *ids, const uint8_t *types,
     if (status != TBRT_OK)
         return status;
     tbrt_encode_options options;
-    status = read_encode_options(session, NULL, &options, 0, 0);
+    status = tbrt_read_encode_options(session, NULL, &options, 0, 0);
     if (status == TBRT_OK)
         status = require_head(session, 0);
     if (status != TBRT_OK || count == 0)
         return tbrt_leave(session, status);
     const size_t labels = (size_t)session->model->kernel->labels;
     const int of_texts = session->model->kernel->head == TBRT_HEAD_OF_TEXTS;
-    const places to = {NULL, NULL, logits, logits_size, of_texts ? 0 : labels, of_texts ? labels : 0};
-    return tbrt_leave(session, encode_ids(session, ids, types, offsets, count, &options, &to));
+    const tbrt_places to = {.logits = logits, .size = logits_size, .of_token = of_texts ? 0 : labels, .of_text = of_texts ? labels : 0};
+    return tbrt_leave(session, tbrt_encode_ids_to(session, ids, types, offsets, count, &options, &to));
 }
