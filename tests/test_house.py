@@ -29,6 +29,8 @@ RANKS = {
     "engine": 5,
     "aot": 6,
     "vectors": 6,
+    "inside": 6,
+    "inside_page": 6,
     "ranking": 6,
     "reading": 6,
     "model": 6,

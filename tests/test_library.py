@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import cffi
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -126,6 +127,45 @@ def test_a_thousand_real_sentences_have_the_same_bytes_everywhere(shared: Path, 
     result = subprocess.run([examples / "embed", BUNDLED], input="\n".join(texts).encode(), capture_output=True, check=True)
     vectors = np.array([[np.float32(value) for value in line.split()] for line in result.stdout.splitlines()], np.float32)
     assert vectors.tobytes() == expected.tobytes()
+
+
+INSIDE_FUNCTIONS = """
+int tbrt_model_open(const char *, void *, void **, void *);
+int tbrt_session_new(void *, void *, void **, void *);
+int tbrt_layer_states(void *, int32_t *, uint8_t *, int64_t *, size_t, float *, size_t, size_t *);
+int tbrt_attentions(void *, int32_t *, uint8_t *, int64_t *, size_t, float *, size_t, size_t *);
+void tbrt_session_free(void *);
+void tbrt_model_close(void *);
+"""
+
+
+def test_the_inside_is_what_python_gives(library: Path, tmp_path: Path) -> None:
+    write_case(tmp_path, CASES["albert-groups"])
+    convert(tmp_path, tmp_path / "model.tbrt", pooling="mean", normalize=True)
+    model = tb.load(tmp_path / "model.tbrt", threads=1)
+    ids, offsets = model.tokenize_batch(["the cat sat on the mat", "a dog", ""] * 700)  # more than a group of texts
+    expected = {
+        "tbrt_layer_states": model.hidden_states_ids(ids, offsets).ravel(),
+        "tbrt_attentions": np.concatenate([each.ravel() for each in model.attentions_ids(ids, offsets)]),
+    }
+    ffi = cffi.FFI()
+    ffi.cdef(INSIDE_FUNCTIONS)
+    lib = ffi.dlopen(str(library / "lib" / this_machine().shared_name))  # type: ignore[union-attr]
+    place, needed = ffi.new("void **"), ffi.new("size_t *")
+    assert lib.tbrt_model_open(str(tmp_path / "model.tbrt").encode(), ffi.NULL, place, ffi.NULL) == 0
+    opened = place[0]
+    assert lib.tbrt_session_new(opened, ffi.NULL, place, ffi.NULL) == 0
+    session = place[0]
+    given = (ffi.from_buffer("int32_t[]", ids), ffi.NULL, ffi.from_buffer("int64_t[]", offsets), offsets.size - 1)
+    for name, values in expected.items():
+        found = np.full(values.size, np.nan, np.float32)
+        function = getattr(lib, name)
+        assert function(session, *given, ffi.NULL, 0, needed) == tb.errors.BufferTooSmallError.code
+        assert needed[0] == values.size
+        assert function(session, *given, ffi.from_buffer("float[]", found), found.size, ffi.NULL) == 0
+        assert found.tobytes() == values.tobytes(), name
+    lib.tbrt_session_free(session)
+    lib.tbrt_model_close(opened)
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="needs /proc/PID/smaps of Linux")

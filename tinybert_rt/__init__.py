@@ -20,6 +20,7 @@ __all__ = [
     "Classified",
     "Encoded",
     "Entity",
+    "Inside",
     "Model",
     "Ranked",
     "TinyBertError",
@@ -32,6 +33,7 @@ __all__ = [
 if TYPE_CHECKING:
     from tinybert_rt import errors
     from tinybert_rt.errors import TinyBertError, TruncationWarning
+    from tinybert_rt.inside import Inside
     from tinybert_rt.model import Model, load
     from tinybert_rt.ranking import Ranked
     from tinybert_rt.reading import Answer, Choice, Entity
@@ -43,6 +45,7 @@ _MODULES = {
     "Classified": "vectors",
     "Encoded": "vectors",
     "Entity": "reading",
+    "Inside": "inside",
     "Model": "model",
     "Ranked": "ranking",
     "TinyBertError": "errors",

@@ -1,11 +1,11 @@
-"""What a model's head answers."""
+"""What a model's head answers, and what there is to see inside the model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
-from tinybert_rt.engine.calls import checked_ids, require_head, run_ids, run_masked
+from tinybert_rt.engine.calls import checked_ids, require_head, run_ids, run_inside, run_masked
 from tinybert_rt.engine.texts import Text, text_iterator
 from tinybert_rt.format.layout import HEADS
 from tinybert_rt.opened import OpenedModel, Progress
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tinybert_rt.filling import Filled
+    from tinybert_rt.inside import Inside
     from tinybert_rt.reading import Answer, Choice, Entity, Replaced
 
 
@@ -23,7 +24,7 @@ _MASKED = HEADS["masked_token"]
 
 
 class Tasks(OpenedModel):
-    """The part of `Model` that uses the head of its file."""
+    """The part of `Model` that uses the head of its file, or shows what happens on the way."""
 
     def classify(
         self,
@@ -138,3 +139,91 @@ class Tasks(OpenedModel):
         if self._model.head == _MASKED:
             return run_masked(self._pool, self._model, *checked, 0)[1]
         return run_ids(self._pool, self._model, *checked, "scores")
+
+    def inspect(self, text: str, pair: str | None = None, *, truncation: str | None = None, max_tokens: int | None = None) -> Inside:
+        """Everything that happens to a text, or a pair: its tokens, the hidden states of every layer, all attention probabilities.
+
+        Args:
+            text, pair: str. truncation, max_tokens: as of `encode`.
+
+        Raises InvalidTextError, InvalidArgumentError, TextTooLongError, NonFiniteResultError.
+        """
+        from tinybert_rt import inside
+
+        return inside.inspect(self, text, pair, truncation, max_tokens)
+
+    @overload
+    def hidden_states(self, texts: Text, *, truncation: str | None = None, max_tokens: int | None = None) -> NDArray[np.float32]: ...
+
+    @overload
+    def hidden_states(
+        self, texts: Iterable[Text], *, truncation: str | None = None, max_tokens: int | None = None
+    ) -> list[NDArray[np.float32]]: ...
+
+    def hidden_states(
+        self, texts: Text | Iterable[Text], *, truncation: str | None = None, max_tokens: int | None = None
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        """The hidden states of all tokens: what the layers start from, and the output of every layer.
+
+        Args:
+            texts: a str, or a pair as a tuple of two; or a list or iterator of them. truncation, max_tokens: as of `encode`.
+
+        Returns:
+            float32 (layers + 1, tokens, dim), see `Inside`; of several texts, a list of them.
+        """
+        from tinybert_rt import inside
+
+        return inside.hidden_states(self, texts, truncation, max_tokens)  # type: ignore[no-any-return]
+
+    @overload
+    def attentions(self, texts: Text, *, truncation: str | None = None, max_tokens: int | None = None) -> NDArray[np.float32]: ...
+
+    @overload
+    def attentions(
+        self, texts: Iterable[Text], *, truncation: str | None = None, max_tokens: int | None = None
+    ) -> list[NDArray[np.float32]]: ...
+
+    def attentions(
+        self, texts: Text | Iterable[Text], *, truncation: str | None = None, max_tokens: int | None = None
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        """How much each token takes from each, in every layer and head.
+
+        Args:
+            texts, truncation, max_tokens: as of `hidden_states`.
+
+        Returns:
+            float32 (layers, heads, tokens, tokens), from and to, see `Inside`; of several texts, a list of them.
+        """
+        from tinybert_rt import inside
+
+        return inside.attentions(self, texts, truncation, max_tokens)  # type: ignore[no-any-return]
+
+    def hidden_states_ids(
+        self, ids: NDArray[np.int32], offsets: NDArray[np.int64], types: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.float32]:
+        """As `hidden_states`, of texts that are tokenized already.
+
+        Args:
+            ids, offsets, types: as of `encode_ids`.
+
+        Returns:
+            float32 (layers + 1, total_tokens, dim).
+        """
+        states, _ = run_inside(self._pool, self._model, *checked_ids(ids, offsets, types), layers=True, attentions=False)
+        assert states is not None
+        return states
+
+    def attentions_ids(
+        self, ids: NDArray[np.int32], offsets: NDArray[np.int64], types: NDArray[np.uint8] | None = None
+    ) -> list[NDArray[np.float32]]:
+        """As `attentions`, of texts that are tokenized already.
+
+        Args:
+            ids, offsets, types: as of `encode_ids`.
+
+        Returns:
+            Of each text float32 (layers, heads, tokens, tokens).
+        """
+        _, probabilities = run_inside(self._pool, self._model, *checked_ids(ids, offsets, types), layers=False, attentions=True)
+        assert probabilities is not None
+        return probabilities

@@ -20,6 +20,8 @@ static int failures;
         } \
     } while (0)
 
+#include "inside.h"
+
 #define COUNT 5
 static const char *const TEXTS[COUNT] = {"the cat sat on the mat", "", "a dog", "\xff\xfe not utf-8 \xc3", "one two three four five six"};
 
@@ -433,6 +435,7 @@ int main(int argc, char **argv) {
         test_calls(model, (size_t)info.dim);
         test_threads(model, (size_t)info.dim);
         test_offsets(model, (size_t)info.dim);
+        test_inside(model, (size_t)info.dim, (size_t)info.num_layers, (size_t)info.num_heads);
         test_a_model_without_a_head(model);
         test_fork_in_a_call(model, (size_t)info.dim);
         test_threads_that_do_not_start(model);

@@ -23,6 +23,7 @@ SHIM = tuple(
         "encode",
         "masked",
         "reading",
+        "inside",
         "tokenize",
         "cpu",
         "messages",

@@ -4,9 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The options of a call and the elements of its vectors. */
-static int read_encode_options(tbrt_session *session, const tbrt_encode_options *given, tbrt_encode_options *options, size_t count,
-                               size_t vectors_size) {
+int tbrt_read_encode_options(tbrt_session *session, const tbrt_encode_options *given, tbrt_encode_options *options, size_t count,
+                             size_t vectors_size) {
     const kernel_model *model = session->model->kernel;
     *options = (tbrt_encode_options)TBRT_ENCODE_OPTIONS_INIT;
     session->report = (tbrt_report)TBRT_REPORT_INIT;
@@ -123,6 +122,8 @@ static int run(tbrt_session *session, const tbrt_encode_options *options, const 
                 options->truncated[done + i] = session->truncated[i];
         }
         session->report.done = done + finished;
+        for (size_t i = 0; i < finished && request->attentions != 0; i++)
+            request->attentions += 4 * (int64_t)tbrt_attention_maps(session->model->kernel, offsets[done + i + 1] - offsets[done + i]);
         if (status != TBRT_OK)
             return complain_of(session, options, status, request->item < 0 ? (int64_t)done : (int64_t)done + request->item, offsets);
         if (finished == 0)
@@ -159,7 +160,7 @@ int tbrt_encode(tbrt_session *session, const char *const *texts, const size_t *s
     if (status != TBRT_OK)
         return status;
     tbrt_encode_options options;
-    status = read_encode_options(session, given, &options, count, vectors_size);
+    status = tbrt_read_encode_options(session, given, &options, count, vectors_size);
     if (status != TBRT_OK || count == 0)
         return tbrt_leave(session, status);
     if (texts == NULL || vectors == NULL)
@@ -181,7 +182,7 @@ int tbrt_classify(tbrt_session *session, const char *const *texts, const size_t 
     if (status != TBRT_OK)
         return status;
     tbrt_encode_options options;
-    status = read_encode_options(session, given, &options, 0, 0);
+    status = tbrt_read_encode_options(session, given, &options, 0, 0);
     if (status == TBRT_OK)
         status = require_head(session, 1);
     if (status != TBRT_OK || count == 0)
@@ -197,13 +198,6 @@ int tbrt_classify(tbrt_session *session, const char *const *texts, const size_t 
     return tbrt_leave(session, encode_texts(session, texts, sizes, count, &options, NULL, scores));
 }
 
-/* Where the results of texts that are tokenized already go: one of the three, and the floats of it for each token, text or mask token. */
-typedef struct {
-    float *vectors, *hidden, *logits;
-    size_t size, of_token, of_text, of_mask;
-    int probabilities;
-} places;
-
 static int64_t mask_tokens(const tbrt_session *session, const int32_t *ids, int64_t count) {
     int64_t found = 0;
     for (int64_t i = 0; i < count; i++)
@@ -211,10 +205,9 @@ static int64_t mask_tokens(const tbrt_session *session, const int32_t *ids, int6
     return found;
 }
 
-/* tbrt_encode_ids, tbrt_hidden_states or tbrt_logits: texts that are tokenized already. */
-static int encode_ids(tbrt_session *session, const int32_t *ids, const uint8_t *types, const int64_t *offsets, size_t count,
-                      const tbrt_encode_options *options, const places *to) {
-    if (ids == NULL || offsets == NULL || (to->vectors == NULL && to->hidden == NULL && to->logits == NULL))
+int tbrt_encode_ids_to(tbrt_session *session, const int32_t *ids, const uint8_t *types, const int64_t *offsets, size_t count,
+                       const tbrt_encode_options *options, const tbrt_places *to) {
+    if (ids == NULL || offsets == NULL || tbrt_no_place(to))
         return tbrt_complain(session, TBRT_INVALID_ARGUMENT,
                         ids == NULL ? "ids is NULL" : offsets == NULL ? "offsets is NULL" : "the results have no place: NULL");
     const int64_t total = offsets[count];
@@ -246,6 +239,8 @@ static int encode_ids(tbrt_session *session, const int32_t *ids, const uint8_t *
         session->request.scores = to->logits == NULL ? 0 : address(to->logits);
         session->request.probabilities = to->probabilities;
     }
+    session->request.layers = to->layers == NULL ? 0 : address(to->layers);
+    session->request.attentions = to->attentions == NULL ? 0 : address(to->attentions);
     return run(session, options, NULL, NULL, offsets, count);
 }
 
@@ -255,13 +250,13 @@ int tbrt_encode_ids(tbrt_session *session, const int32_t *ids, const uint8_t *ty
     if (status != TBRT_OK)
         return status;
     tbrt_encode_options options;
-    status = read_encode_options(session, given, &options, count, vectors_size);
+    status = tbrt_read_encode_options(session, given, &options, count, vectors_size);
     if (status == TBRT_OK && options.pairs != 0)
         status = tbrt_complain(session, TBRT_INVALID_ARGUMENT, "pairs: ids are given, so that types say what belongs to which text");
     if (status != TBRT_OK || count == 0)
         return tbrt_leave(session, status);
-    const places to = {vectors, NULL, NULL, 0, 0, 0, 0, 0}; /* its room has been checked */
-    return tbrt_leave(session, encode_ids(session, ids, types, offsets, count, &options, &to));
+    const tbrt_places to = {.vectors = vectors}; /* its room has been checked */
+    return tbrt_leave(session, tbrt_encode_ids_to(session, ids, types, offsets, count, &options, &to));
 }
 
 int tbrt_hidden_states(tbrt_session *session, const int32_t *ids, const uint8_t *types, const int64_t *offsets, size_t count, float *hidden,
@@ -270,11 +265,11 @@ int tbrt_hidden_states(tbrt_session *session, const int32_t *ids, const uint8_t 
     if (status != TBRT_OK)
         return status;
     tbrt_encode_options options;
-    status = read_encode_options(session, NULL, &options, 0, 0);
+    status = tbrt_read_encode_options(session, NULL, &options, 0, 0);
     if (status != TBRT_OK || count == 0)
         return tbrt_leave(session, status);
-    const places to = {NULL, hidden, NULL, hidden_size, (size_t)session->model->kernel->hidden_size, 0, 0, 0};
-    return tbrt_leave(session, encode_ids(session, ids, types, offsets, count, &options, &to));
+    const tbrt_places to = {.hidden = hidden, .size = hidden_size, .of_token = (size_t)session->model->kernel->hidden_size};
+    return tbrt_leave(session, tbrt_encode_ids_to(session, ids, types, offsets, count, &options, &to));
 }
 
 int tbrt_logits(tbrt_session *session, const int32_t *ids, const uint8_t *types, const int64_t *offsets, size_t count, float *logits,
@@ -283,28 +278,28 @@ int tbrt_logits(tbrt_session *session, const int32_t *ids, const uint8_t *types,
     if (status != TBRT_OK)
         return status;
     tbrt_encode_options options;
-    status = read_encode_options(session, NULL, &options, 0, 0);
+    status = tbrt_read_encode_options(session, NULL, &options, 0, 0);
     if (status == TBRT_OK)
         status = require_head(session, 0);
     if (status != TBRT_OK || count == 0)
         return tbrt_leave(session, status);
     const kernel_model *model = session->model->kernel;
     const size_t labels = (size_t)model->labels;
-    places to = {NULL, NULL, logits, logits_size, 0, 0, 0, 0};
+    tbrt_places to = {.logits = logits, .size = logits_size};
     if (model->head == TBRT_HEAD_MASKED)
         to.of_mask = (size_t)model->vocab_size;
     else
         *(model->head == TBRT_HEAD_OF_TEXTS ? &to.of_text : &to.of_token) = labels;
-    return tbrt_leave(session, encode_ids(session, ids, types, offsets, count, &options, &to));
+    return tbrt_leave(session, tbrt_encode_ids_to(session, ids, types, offsets, count, &options, &to));
 }
 
 int tbrt_scores_of_ids(tbrt_session *session, const int32_t *ids, const uint8_t *types, int64_t count, float *scores, int probabilities) {
     tbrt_encode_options options;
-    const int status = read_encode_options(session, NULL, &options, 0, 0);
+    const int status = tbrt_read_encode_options(session, NULL, &options, 0, 0);
     if (status != TBRT_OK)
         return status;
     const int64_t offsets[2] = {0, count};
     const size_t labels = (size_t)session->model->kernel->labels;
-    const places to = {NULL, NULL, scores, (size_t)count * labels, labels, 0, 0, probabilities};
-    return encode_ids(session, ids, types, offsets, 1, &options, &to);
+    const tbrt_places to = {.logits = scores, .size = (size_t)count * labels, .of_token = labels, .probabilities = probabilities};
+    return tbrt_encode_ids_to(session, ids, types, offsets, 1, &options, &to);
 }

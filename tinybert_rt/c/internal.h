@@ -81,6 +81,30 @@ int tbrt_complain_of_text(tbrt_session *session, int status, int64_t text, int64
 
 /* The head's outputs of each token of one text, [count][labels]: logits, or probabilities. Returns a status. */
 int tbrt_scores_of_ids(tbrt_session *session, const int32_t *ids, const uint8_t *types, int64_t count, float *scores, int probabilities);
+/* The options of a call over the defaults, and whether vectors_size floats are enough for `count` vectors. Returns a status. */
+int tbrt_read_encode_options(tbrt_session *session, const tbrt_encode_options *given, tbrt_encode_options *options, size_t count,
+                             size_t vectors_size);
+
+/* Where the results of texts that are tokenized already go: one of the five. size: the floats that there is room for; of_token, of_text,
+ * of_mask: the floats of each token, text or mask token. All 0: the room has been checked. probabilities: they take the place of logits. */
+typedef struct {
+    float *vectors, *hidden, *logits, *layers, *attentions;
+    size_t size, of_token, of_text, of_mask;
+    int probabilities;
+} tbrt_places;
+
+static inline int tbrt_no_place(const tbrt_places *to) {
+    return to->vectors == NULL && to->hidden == NULL && to->logits == NULL && to->layers == NULL && to->attentions == NULL;
+}
+
+/* Run texts that are tokenized already. Returns a status. */
+int tbrt_encode_ids_to(tbrt_session *session, const int32_t *ids, const uint8_t *types, const int64_t *offsets, size_t count,
+                       const tbrt_encode_options *options, const tbrt_places *to);
+
+/* The floats of a text's attention probabilities; at most max_positions tokens. */
+static inline size_t tbrt_attention_maps(const kernel_model *model, int64_t tokens) {
+    return (size_t)model->num_layers * (size_t)model->num_heads * (size_t)tokens * (size_t)tokens;
+}
 
 /* Begin a call: the session is the caller's until tbrt_leave, which returns `status`. */
 int tbrt_enter(tbrt_session *session);

@@ -1,4 +1,4 @@
-"""The command line: `tinybert-rt info | embed | rank`, one command for each kind of head, and the tools (`convert`, `evaluate`)."""
+"""The command line: `tinybert-rt info | embed | rank | inspect`, one command for each kind of head, and the tools of TOOLS."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from pathlib import Path
 from tinybert_rt import __version__
 from tinybert_rt.errors import TinyBertError
 
-from . import embed, info, rank, tasks
+from . import embed, info, inspect, rank, tasks
 from .common import USAGE_ERROR, OneLineParser, UsageError
 
-COMMANDS = (info, embed, tasks, rank)
+COMMANDS = (info, embed, tasks, rank, inspect)
 TOOLS = {
     "convert": "make a model file of a Hugging Face or sentence-transformers directory",
+    "compare": "compare a checkpoint in transformers with the runtime, layer by layer",
     "evaluate": "measure a model file on STS benchmark or SciFact",
 }
 

@@ -39,6 +39,7 @@ def _check_request(session, request):
     if request.top != 0 and (request.top < 0 or request.top > model.vocab_size or request.top_ids == 0 or request.top_scores == 0):
         bad = True
     if request.texts != 0:
+        bad = bad or request.layers != 0 or request.attentions != 0  # the same: their room depends on the tokens
         smallest = 3 if request.pairs != 0 else 2
         bad = bad or request.pairs < 0 or request.pairs > 1
         bad = bad or request.max_tokens < smallest or request.max_tokens > model.max_positions

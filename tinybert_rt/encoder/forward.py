@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinybert_rt.encoder.heads import apply_head
+from tinybert_rt.encoder.inside import keep_attentions, keep_states
 from tinybert_rt.encoder.masked import asks_for_masked, predict_masked
 from tinybert_rt.encoder.structs import (
     ATTENTION,
@@ -212,13 +213,14 @@ def rows_apart(rows, workers):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _layer(session, local, part, layer, rows, worker, workers):  # type: ignore[no-untyped-def]
-    """One encoder layer; part.x and its quantized form are input and output.
+def _layer(session, request, local, part, index, rows, worker, workers):  # type: ignore[no-untyped-def]
+    """Encoder layer number `index`; part.x and its quantized form are input and output.
 
     With many rows, each worker takes its own through everything but attention, and all meet before and after that. With few,
     a team shares the columns of each linear layer, so that each weight is read by one worker, and meets after every step.
     """
     model = session.model
+    layer = model.layers[index]
     target = local.target
     width = model.hidden_width
     int8 = model.weight_dtype == _INT8
@@ -238,6 +240,8 @@ def _layer(session, local, part, layer, rows, worker, workers):  # type: ignore[
     _target_heads(target, session, part.heads, rows, row)
     _linear(session, local, x + at, x_stride, scales, zeros, end - row, layer.qkv, target, PLAIN, rank, team)
     meet(session, local, workers, QKV)
+    if request.attentions != 0:
+        keep_attentions(session, request, local, part, index, rows, worker, workers)
     _attend(session, local, part, layer, rows, worker, workers)
     meet(session, local, workers, ATTENTION)
 
@@ -356,10 +360,14 @@ def forward(session, request, part, local, first_text, last_text, worker, worker
         meet(session, local, workers, EMBED)
     if model.conv_kernel != 0:
         _convolve(session, local, part, rows, worker, workers)
+    if request.layers != 0:
+        keep_states(session, request, part, np.int64(0), first, last)
     for index in range(model.num_layers):
-        _layer(session, local, part, model.layers[index], rows, worker, workers)
+        _layer(session, request, local, part, index, rows, worker, workers)
         if index == 0 and model.conv_kernel != 0:
             _add_convolution(session, local, part, rows, worker, workers)
+        if request.layers != 0:
+            keep_states(session, request, part, index + 1, first, last)
     if rows_apart(rows, workers):
         meet(session, local, workers, NO_STAGE)
     if asks_for_masked(request):

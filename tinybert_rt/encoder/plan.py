@@ -18,6 +18,7 @@ from tinybert_rt.encoder.structs import (
 from tinybert_rt.format.layout import HEADS, WEIGHT_DTYPES
 from tinybert_rt.kernels.attention import attention_bytes
 from tinybert_rt.kernels.attention_int8 import attention_int8_bytes
+from tinybert_rt.kernels.attention_probabilities import probabilities_bytes
 from tinybert_rt.kernels.attention_relative import relative_bytes
 from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.memory import store_f32, take
@@ -152,10 +153,10 @@ def _clear_padding(session, model, part):
 def _plan_worker(session, model, worker, cursor, place):  # type: ignore[no-untyped-def]
     tile = cursor
     attention = take(tile, TILE_BYTES)
+    attention_scratch = attention_bytes(session.attention_tokens, session.head_width)
     if model.weight_dtype == _INT8:
-        relative = take(attention, attention_int8_bytes(session.attention_tokens, session.head_width))
-    else:
-        relative = take(attention, attention_bytes(session.attention_tokens, session.head_width))
+        attention_scratch = attention_int8_bytes(session.attention_tokens, session.head_width)
+    relative = take(attention, max(attention_scratch, probabilities_bytes(session.attention_tokens, session.head_width)))
     pooled = relative
     if model.relative_span != 0:
         pooled = take(relative, relative_bytes(session.attention_tokens, session.head_width))

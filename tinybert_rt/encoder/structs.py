@@ -137,6 +137,12 @@ Request = Struct(
         ("done", "i64"),  # result: texts finished, from the first
         ("status", "i64"),  # result: 0 or an error code
         ("item", "i64"),  # result: the text that the error is about
+        # For given ids only. Output 0 is that of the embeddings (projected, where they are), i + 1 that of layer i; layers that share
+        # weights count as often as they run.
+        ("layers", "ptr"),  # float32 [num_layers + 1][n_ids][hidden_size], or 0
+        # A block float32 [num_layers][num_heads][tokens][tokens] a text (from, to), one behind the other without gaps: the block of
+        # text i begins Σ num_layers·num_heads·tokens² elements of the texts before it, counted from the first text of the request on.
+        ("attentions", "ptr"),  # or 0
     ],
 )
 

@@ -9,7 +9,7 @@ import numpy as np
 from tinybert_rt.encoder.structs import GROUP_TEXTS
 from tinybert_rt.engine.arguments import integers
 from tinybert_rt.engine.declarations import ffi
-from tinybert_rt.engine.session import SessionPool, address
+from tinybert_rt.engine.session import Session, SessionPool, address
 from tinybert_rt.engine.texts import encode_error
 from tinybert_rt.errors import InvalidArgumentError, MissingHeadError
 from tinybert_rt.format.layout import HEADS
@@ -176,8 +176,62 @@ def run_ids(
             request.out = place if wanted == "vectors" else 0
             request.hidden = place if wanted == "hidden" else 0
             request.scores = place if wanted == "scores" else 0
-            request.id_offsets = address(offsets) + 8 * done
-            request.n_texts = count - done
-            _raise_for(session.run(), request, model, offsets, done)
-            done += int(request.done)
+            done += _run_group(session, request, model, offsets, done)
     return results
+
+
+def _run_group(session: Session, request: Any, model: Any, offsets: NDArray[np.int64], first: int) -> int:
+    """Run the texts of given ids from number `first` on; returns how many are done. Raises what is wrong with one of them."""
+    request.id_offsets = address(offsets) + 8 * first
+    request.n_texts = offsets.size - 1 - first
+    status = session.run(request)
+    if status != 0:
+        item = first + int(request.item)
+        falls = np.flatnonzero(offsets[1:] < offsets[:-1])
+        if falls.size:
+            raise InvalidArgumentError(f"offsets do not rise at text {falls[0]}: from {offsets[falls[0]]} to {offsets[falls[0] + 1]}")
+        raise encode_error(status, item, int(offsets[item + 1] - offsets[item]), int(model.max_positions))
+    return int(request.done)
+
+
+def run_inside(
+    pool: SessionPool,
+    model: Any,
+    ids: NDArray[np.int32],
+    offsets: NDArray[np.int64],
+    types: NDArray[np.uint8] | None,
+    *,
+    layers: bool,
+    attentions: bool,
+) -> tuple[NDArray[np.float32] | None, list[NDArray[np.float32]] | None]:
+    """The inside of texts that are tokenized already: hidden states and attention probabilities, or None where not asked for.
+
+    Returns float32 (num_layers + 1, total tokens, hidden_size), and of each text float32 (num_layers, num_heads, tokens, tokens).
+    """
+    count = offsets.size - 1
+    maps = int(model.num_layers) * int(model.num_heads)
+    lengths = np.diff(offsets).tolist()
+    # A text that is longer than the model takes, or none, is an error below: it needs no room.
+    valid = all(0 < length <= model.max_positions for length in lengths)
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + (maps * length * length if valid else 0))
+    states = np.empty((int(model.num_layers) + 1, ids.size if valid else 0, int(model.hidden_size)), np.float32) if layers else None
+    probabilities = np.empty(starts[-1], np.float32) if attentions else None
+    with pool.taken() as session:
+        request = ffi.new("kernel_request *")
+        request.ids = address(ids)
+        request.n_ids = ids.size
+        request.types = 0 if types is None else address(types)
+        done = 0
+        while done < count:
+            # What is wrong with the texts is found by a run that writes nothing.
+            if states is not None and valid:
+                request.layers = address(states)
+            if probabilities is not None and valid:
+                request.attentions = address(probabilities) + 4 * starts[done]
+            done += _run_group(session, request, model, offsets, done)
+    if probabilities is None:
+        return states, None
+    shape = int(model.num_layers), int(model.num_heads)
+    return states, [probabilities[a:b].reshape(*shape, n, n) for a, b, n in zip(starts, starts[1:], lengths, strict=False)]

@@ -1,0 +1,66 @@
+"""What a request may see of the inside: the hidden states behind every layer, and attention probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinybert_rt.format.layout import WEIGHT_DTYPES
+from tinybert_rt.kernels.attention_probabilities import add_scores, attention_scores, softmax_scores
+from tinybert_rt.kernels.attention_relative import relative_scores, score_stride
+from tinybert_rt.kernels.jit import kernel
+from tinybert_rt.kernels.memory import load_i64
+from tinybert_rt.kernels.probabilities import copy_row
+from tinybert_rt.kernels.vector import sqrt
+
+_INT8 = WEIGHT_DTYPES["int8"]
+_F = np.float32
+
+
+@kernel
+def keep_states(session, request, part, index, first, last):  # type: ignore[no-untyped-def]
+    """Rows first … last−1 of part.x to request.layers, as output number `index`: 0 is the embeddings', i + 1 that of layer i."""
+    model = session.model
+    size = model.hidden_size
+    token = load_i64(request.id_offsets + 8 * part.first_text)
+    target = request.layers + (index * request.n_ids + token) * size * 4
+    for row in range(first, last):
+        copy_row(part.x + row * model.hidden_width * 4, target + row * size * 4, size)
+
+
+@kernel
+def _block_start(model, request, item):  # type: ignore[no-untyped-def]
+    """Elements before the block of text `item` in request.attentions."""
+    squares = 0
+    for text in range(item):
+        tokens = load_i64(request.id_offsets + 8 * (text + 1)) - load_i64(request.id_offsets + 8 * text)
+        squares += tokens * tokens
+    return squares * model.num_layers * model.num_heads
+
+
+@kernel
+def keep_attentions(session, request, local, part, index, rows, worker, workers):  # type: ignore[no-untyped-def]
+    """This worker's (text, head) pairs of layer number `index` to request.attentions: softmax of the scores, as `forward` has them.
+
+    Queries and keys are those in part.heads, in float32; attention with int8 products works with rounded ones.
+    """
+    model = session.model
+    int8 = model.weight_dtype == _INT8
+    scale = _F(1.0) / sqrt(_F(model.head_size * model.score_parts))
+    row_bytes = session.head_width * 4
+    part_bytes = session.head_slots * rows * row_bytes
+    for text in range(part.last_text - part.first_text):
+        start = load_i64(part.row_starts + 8 * text)
+        tokens = load_i64(part.row_starts + 8 * (text + 1)) - start
+        block = request.attentions + _block_start(model, request, part.first_text + text) * 4
+        unit = text * model.num_heads
+        for head in range(model.num_heads):
+            if (unit + head) % workers == worker:
+                queries = part.heads + (head * rows + start) * row_bytes
+                keys = queries + part_bytes
+                out = block + (index * model.num_heads + head) * tokens * tokens * 4
+                attention_scores(queries, keys, tokens, session.head_width, out, local.attention)
+                if model.relative_span != 0:
+                    layer = model.layers[index]
+                    added = relative_scores(model, layer, head, queries, keys, tokens, session.head_width, int8, local.relative)
+                    add_scores(out, added, score_stride(tokens) * 4, tokens)
+                softmax_scores(out, tokens, scale, local.attention)
