@@ -66,7 +66,13 @@ class BpeKernels:
 
     def ids(self, text: str | bytes) -> list[int]:
         """The ids of a text."""
-        return self.encode(text)[0]
+        data = text.encode() if isinstance(text, str) else text
+        ids = np.empty(4 * len(data), np.int32)
+        buffer = ffi.from_buffer(data)
+        address = int(ffi.cast("intptr_t", buffer))
+        total = self._encode(self.struct, address, len(data), ids.ctypes.data, 0, len(ids), self.scratch.ctypes.data)
+        found: list[int] = ids[:total].tolist()
+        return found
 
     def tokenize(
         self, text: str | bytes, pair: str | bytes | None, max_tokens: int, policy: int
@@ -153,6 +159,14 @@ def add_token(content: str, **options: bool) -> Callable[[Json], object]:
 def prefix_space(parts: Json) -> None:
     """A change of tokenizer.json: the pre-tokenizer puts a space before the text."""
     parts["pre_tokenizer"]["add_prefix_space"] = True
+
+
+def revealing(parts: Json) -> None:
+    """A change of tokenizer.json: every byte merges with a letter, a digit and a # behind it, and with nothing else."""
+    alphabet = [piece for piece in parts["model"]["vocab"] if len(piece) == 1]
+    merges = [[char, other] for char in alphabet for other in "a1#"]
+    pieces = [*SPECIAL, *alphabet, *map("".join, merges)]
+    parts["model"].update(vocab={piece: index for index, piece in enumerate(pieces)}, merges=merges)
 
 
 def load(change: Callable[[Json], object] | None = None) -> tuple[BpeKernels, Any]:

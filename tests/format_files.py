@@ -186,3 +186,8 @@ def tensor_table() -> str:
             files += f", `{rule.absent}` = 0" if rule.absent else ""
             lines.append(f"| `{prefix}{rule.name}` | {files} | {rule.dtype} | {shape} |")
     return "\n".join(lines)
+
+
+def tokenizer_address(model: Any) -> int:
+    """The address of the tokenizer of an opened model."""
+    return int(_ffi.cast("intptr_t", _ffi.addressof(model, "tokenizer")))

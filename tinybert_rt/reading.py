@@ -131,7 +131,7 @@ def answer(model: Tasks, question: str, context: str, top: int, max_answer_token
             raise InvalidArgumentError(f"{name} must be at least {smallest}, not {value}")
     utf8(question, "the question")
     utf8(context, "the context")
-    tokens = model.tokenize(question), model.tokenize(context, spans=True)
+    tokens = model.tokenize("", ""), model.tokenize(question), model.tokenize(context, spans=True)
     return best_answers(model, *tokens, context, top=top, longest=max_answer_tokens, stride=stride, no_answer=no_answer)
 
 
@@ -220,21 +220,22 @@ def entities(text: str, words: NDArray[np.int32], probabilities: NDArray[np.floa
 
 
 def best_answers(
-    model: Tasks, question: Tokens, context: Tokens, text: str, *, top: int, longest: int, stride: int, no_answer: bool
+    model: Tasks, frame: Tokens, question: Tokens, context: Tokens, text: str, *, top: int, longest: int, stride: int, no_answer: bool
 ) -> list[Answer]:
     """The `top` places of a context that answer a question (Devlin et al. 2019, section 4.2 and 4.3 for no answer).
 
     Args:
+        frame: an empty pair: its special tokens and its types.
         question, context: tokenized apart, with their special tokens; context.spans are characters of `text`.
         longest: tokens of an answer. stride: tokens that consecutive windows share. no_answer: "" may be among the answers.
     """
     asked = question.ids[1:-1][: max(model.max_tokens // 2 - 2, 0)]
-    room = model.max_tokens - asked.size - 3
-    cls, sep = question.ids[:1], question.ids[-1:]
+    room = model.max_tokens - asked.size - frame.ids.size
+    start = np.concatenate([frame.ids[:1], asked, frame.ids[1:-1]])
     body = context.ids[1:-1]
     cuts = windows(body.size, room, min(stride, room // 2))
-    pieces = [np.concatenate([cls, asked, sep, body[a:b], sep]) for a, b in cuts]
-    types = [(np.arange(piece.size) >= asked.size + 2).astype(np.uint8) for piece in pieces]
+    pieces = [np.concatenate([start, body[a:b], frame.ids[-1:]]) for a, b in cuts]
+    types = [(np.arange(piece.size) >= asked.size + 2).astype(np.uint8) * frame.types[-1] for piece in pieces]
     offsets = np.cumsum([0, *(piece.size for piece in pieces)])
     typed = model._model.type_vocab_size > 1  # a model with one token type gives it to both
     logits = model.logits(np.concatenate(pieces), offsets, np.concatenate(types) if typed else None)
@@ -245,7 +246,7 @@ def best_answers(
     for number, (a, b) in enumerate(cuts):
         rows = logits[offsets[number] : offsets[number + 1]]
         # Of the first token, which stands for no answer, and those of the context.
-        first, last = softmax(np.concatenate([rows[:1], rows[asked.size + 2 : -1]]).T)
+        first, last = softmax(np.concatenate([rows[:1], rows[start.size : -1]]).T)
         nothing = min(nothing, float(first[0] * last[0]))
         if b == a:
             continue
@@ -253,9 +254,9 @@ def best_answers(
         words = word_starts(spans[a:b])  # answers of the same words are one
         flat = np.maximum.reduceat(np.maximum.reduceat(scores, words, axis=0), words, axis=1).ravel()
         for place in np.argpartition(-flat, min(top, flat.size) - 1)[:top]:
-            start, end = divmod(int(place), words.size)
+            begin, end = divmod(int(place), words.size)
             if flat[place] > 0:
-                key = int(spans[a + words[start]][0]), int(spans[a + words[end]][1])
+                key = int(spans[a + words[begin]][0]), int(spans[a + words[end]][1])
                 found[key] = max(found.get(key, 0.0), float(flat[place]))
     answers = [Answer(text[start:end], score, start, end) for (start, end), score in found.items()]
     if no_answer:

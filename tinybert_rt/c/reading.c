@@ -222,11 +222,12 @@ typedef struct {
 static int answer_window(tbrt_session *session, const question_window *at, const text_tokens *context, int64_t begin, int64_t end,
                          tbrt_place *best, size_t capacity, size_t *count, float *nothing) {
     const kernel_functions *kernels = &session->model->level->kernels;
-    const int64_t before = at->asked + 2, inside = end - begin, total = before + inside + 1;
+    const int64_t separators = session->model->kernel->tokenizer.pair_special - 2;
+    const int64_t before = 1 + at->asked + separators, inside = end - begin, total = before + inside + 1;
     memcpy(at->ids + before, context->ids + begin, (size_t)inside * sizeof *at->ids);
     at->ids[total - 1] = (int32_t)session->model->kernel->tokenizer.sep_id;
     for (int64_t i = 0; i < total; i++)
-        at->types[i] = i >= before;
+        at->types[i] = i >= before && separators == 1;
     const int status = tbrt_scores_of_ids(session, at->ids, at->with_types ? at->types : NULL, total, at->logits, 0);
     if (status != TBRT_OK)
         return status;
@@ -254,7 +255,7 @@ static int answer_in_windows(tbrt_session *session, const tbrt_answer_options *o
     const kernel_model *model = session->model->kernel;
     const tbrt_allocator *allocator = &session->model->allocator;
     const int64_t most = model->max_tokens / 2 > 2 ? model->max_tokens / 2 - 2 : 0;
-    const int64_t asked = question->count < most ? question->count : most, room = model->max_tokens - asked - 3;
+    const int64_t asked = question->count < most ? question->count : most, room = model->max_tokens - asked - model->tokenizer.pair_special;
     if (room < 1)
         return too_few_tokens(session);
     const int64_t stride = options->stride < room / 2 ? options->stride : room / 2;
@@ -269,7 +270,8 @@ static int answer_in_windows(tbrt_session *session, const tbrt_answer_options *o
     at.types = (uint8_t *)(at.ids + tokens);
     at.ids[0] = (int32_t)model->tokenizer.cls_id;
     memcpy(at.ids + 1, question->ids, (size_t)asked * sizeof *at.ids);
-    at.ids[asked + 1] = (int32_t)model->tokenizer.sep_id;
+    for (int64_t i = 1; i < model->tokenizer.pair_special - 1; i++)
+        at.ids[asked + i] = (int32_t)model->tokenizer.sep_id;
     float nothing = 1;
     int64_t begin = 0, end = 0;
     int status = TBRT_OK;
