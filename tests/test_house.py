@@ -31,6 +31,7 @@ RANKS = {
     "vectors": 6,
     "ranking": 6,
     "reading": 6,
+    "filling": 6,
     "model": 6,
     "opened": 6,
     "tasks": 6,

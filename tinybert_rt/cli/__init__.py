@@ -1,4 +1,4 @@
-"""The command line: `tinybert-rt info | embed | rank`, one command for each kind of head, and the tools (`convert`, `evaluate`)."""
+"""The command line: `tinybert-rt info | embed | rank`, one command for each kind of head, and the tools (`convert`, `evaluate`, `squad`)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ COMMANDS = (info, embed, tasks, rank)
 TOOLS = {
     "convert": "make a model file of a Hugging Face or sentence-transformers directory",
     "evaluate": "measure a model file on STS benchmark or SciFact",
+    "squad": "answer the questions of a SQuAD file, and measure the answers",
 }
 
 
