@@ -1,4 +1,4 @@
-"""The command line: `tinybert-rt info | embed | rank`, one command for each kind of head, and the tools (`convert`, `evaluate`, `squad`)."""
+"""The command line: `tinybert-rt info | embed | rank`, a command for each kind of head, and the tools (`convert` and others)."""
 
 from __future__ import annotations
 
