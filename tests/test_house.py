@@ -33,6 +33,7 @@ RANKS = {
     "inside_page": 6,
     "ranking": 6,
     "reading": 6,
+    "filling": 6,
     "model": 6,
     "opened": 6,
     "tasks": 6,

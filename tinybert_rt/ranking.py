@@ -68,8 +68,7 @@ def _relevance(model: Model, scores: NDArray[np.float32]) -> NDArray[np.float32]
     if model._model.problem != PROBLEMS["regression"]:
         return scores[:, 0]
     with np.errstate(over="ignore"):
-        result: NDArray[np.float32] = 1 / (1 + np.exp(-scores[:, 0]))
-    return result
+        return (1 / (1 + np.exp(-scores[:, 0]))).astype(np.float32, copy=False)
 
 
 def rank(model: Model, query: str, texts: Sequence[str], top: int | None, method: str) -> list[Ranked]:

@@ -131,8 +131,13 @@ def answer(model: Tasks, question: str, context: str, top: int, max_answer_token
             raise InvalidArgumentError(f"{name} must be at least {smallest}, not {value}")
     utf8(question, "the question")
     utf8(context, "the context")
-    tokens = model.tokenize("", ""), model.tokenize(question), model.tokenize(context, spans=True)
-    return best_answers(model, *tokens, context, top=top, longest=max_answer_tokens, stride=stride, no_answer=no_answer)
+    found, nothing = best_answers(model, question, context, top=top, longest=max_answer_tokens, stride=stride)
+    return in_order([*found, nothing])[:top] if no_answer else found
+
+
+def in_order(answers: Iterable[Answer]) -> list[Answer]:
+    """Best first."""
+    return sorted(answers, key=lambda answer: (-answer.score, answer.start, answer.end))
 
 
 def windows(count: int, size: int, stride: int) -> list[tuple[int, int]]:
@@ -219,28 +224,26 @@ def entities(text: str, words: NDArray[np.int32], probabilities: NDArray[np.floa
     return found
 
 
-def best_answers(
-    model: Tasks, frame: Tokens, question: Tokens, context: Tokens, text: str, *, top: int, longest: int, stride: int, no_answer: bool
-) -> list[Answer]:
-    """The `top` places of a context that answer a question (Devlin et al. 2019, section 4.2 and 4.3 for no answer).
+def best_answers(model: Tasks, question: str, context: str, *, top: int, longest: int, stride: int) -> tuple[list[Answer], Answer]:
+    """The `top` places of a context that answer a question (Devlin et al. 2019, section 4.2), and the answer that there is none (4.3).
 
     Args:
-        frame: an empty pair: its special tokens and its types.
-        question, context: tokenized apart, with their special tokens; context.spans are characters of `text`.
-        longest: tokens of an answer. stride: tokens that consecutive windows share. no_answer: "" may be among the answers.
+        longest: tokens of an answer. stride: tokens that consecutive windows share.
     """
-    asked = question.ids[1:-1][: max(model.max_tokens // 2 - 2, 0)]
+    frame = model.tokenize("", "")  # the special tokens and types of a pair
+    tokens = model.tokenize(question), model.tokenize(context, spans=True)
+    asked = tokens[0].ids[1:-1][: max(model.max_tokens // 2 - 2, 0)]
     room = model.max_tokens - asked.size - frame.ids.size
     start = np.concatenate([frame.ids[:1], asked, frame.ids[1:-1]])
-    body = context.ids[1:-1]
+    body = tokens[1].ids[1:-1]
     cuts = windows(body.size, room, min(stride, room // 2))
     pieces = [np.concatenate([start, body[a:b], frame.ids[-1:]]) for a, b in cuts]
     types = [(np.arange(piece.size) >= asked.size + 2).astype(np.uint8) * frame.types[-1] for piece in pieces]
     offsets = np.cumsum([0, *(piece.size for piece in pieces)])
     typed = model._model.type_vocab_size > 1  # a model with one token type gives it to both
     logits = model.logits(np.concatenate(pieces), offsets, np.concatenate(types) if typed else None)
-    assert context.spans is not None
-    spans = context.spans[1:-1]
+    assert tokens[1].spans is not None
+    spans = tokens[1].spans[1:-1]
     found: dict[tuple[int, int], float] = {}
     nothing = 1.0
     for number, (a, b) in enumerate(cuts):
@@ -258,7 +261,5 @@ def best_answers(
             if flat[place] > 0:
                 key = int(spans[a + words[begin]][0]), int(spans[a + words[end]][1])
                 found[key] = max(found.get(key, 0.0), float(flat[place]))
-    answers = [Answer(text[start:end], score, start, end) for (start, end), score in found.items()]
-    if no_answer:
-        answers.append(Answer("", nothing, 0, 0))
-    return sorted(answers, key=lambda answer: (-answer.score, answer.start, answer.end))[:top]
+    answers = [Answer(context[start:end], score, start, end) for (start, end), score in found.items()]
+    return in_order(answers)[:top], Answer("", nothing, 0, 0)

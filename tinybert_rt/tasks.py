@@ -85,7 +85,8 @@ class Tasks(OpenedModel):
         """The places of a context that answer a question, by the model's question answering head, best first.
 
         Args:
-            question, context: texts; a context of any length goes through in windows that share `stride` tokens.
+            question, context: texts; a context of any length goes through in windows.
+            stride: how many tokens these share, at most half of their room.
             top: how many answers at most.
             max_answer_tokens: an answer has at most so many tokens.
             no_answer: "" may be an answer, for a model that was trained on questions without one (SQuAD 2.0).

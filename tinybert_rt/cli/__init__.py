@@ -1,4 +1,4 @@
-"""The command line: `tinybert-rt info | embed | rank | inspect`, one command for each kind of head, and the tools of TOOLS."""
+"""The command line: `tinybert-rt info | embed | rank`, a command for each kind of head, and the tools (`convert` and others)."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ TOOLS = {
     "convert": "make a model file of a Hugging Face or sentence-transformers directory",
     "compare": "compare a checkpoint in transformers with the runtime, layer by layer",
     "evaluate": "measure a model file on STS benchmark or SciFact",
+    "squad": "answer the questions of a SQuAD file, and measure the answers",
 }
 
 

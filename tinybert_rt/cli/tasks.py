@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .common import LINES_AT_ONCE, UsageError, lines_of, load, name_of, open_input, runs
@@ -73,7 +73,7 @@ def _classify(options: argparse.Namespace) -> None:
             raise UsageError(f"{name}: no texts")
 
 
-def _of_lines(options: argparse.Namespace, read: Callable[[Model, list[str]], list[list[Entity]] | list[list[Replaced]]]) -> None:
+def _of_lines(options: argparse.Namespace, read: Callable[[Model, list[str]], Sequence[Sequence[Entity | Replaced]]]) -> None:
     """What `read` finds in each line of a file, with the line's number."""
     name = name_of(options.file)
     with open_input(options.file) as file:
