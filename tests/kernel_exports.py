@@ -6,7 +6,7 @@ from numba.core import types
 
 from tinybert_rt.encoder.structs import Target
 from tinybert_rt.format.structs import Linear, Norm
-from tinybert_rt.kernels import attention, attention_int8, linear, rows, vector
+from tinybert_rt.kernels import attention, attention_int8, attention_probabilities, linear, rows, vector
 from tinybert_rt.kernels import math as vector_math
 from tinybert_rt.kernels.jit import kernel
 from tinybert_rt.kernels.memory import load_i64, store_f32
@@ -150,6 +150,9 @@ def exports():
         ("attention_head", attention.attention_head, void, [_I, _I, _I, _I, _I, _F, *[_I] * 6]),
         ("attention_int8_bytes", attention_int8.attention_int8_bytes, _I, [_I] * 2),
         ("attention_head_int8", attention_int8.attention_head_int8, void, [_I, _I, _I, _I, _I, _F, *[_I] * 5]),
+        ("probabilities_bytes", attention_probabilities.probabilities_bytes, _I, [_I] * 2),
+        ("attention_scores", attention_probabilities.attention_scores, void, [_I] * 6),
+        ("softmax_scores", attention_probabilities.softmax_scores, void, [_I, _I, _F, _I]),
         ("linear_int8", linear.linear_int8, void, [_I, _I, _I, _I, _I, Linear.pointer, _I, _I, Target.pointer, _I, _I]),
         ("linear_float", linear.linear_float, void, [_I, _I, _I, Linear.pointer, _I, _I, Target.pointer, _I, _I]),
     ]

@@ -270,6 +270,28 @@ def test_attention_head(kernels: Functions, tokens: int, head_size: int) -> None
     assert np.abs(out - exact).max() < 5e-6 * np.abs(v64).max()
 
 
+@pytest.mark.parametrize("tokens", EDGES)
+@pytest.mark.parametrize("head_size", [16, 26, 80])
+def test_attention_probabilities(kernels: Functions, tokens: int, head_size: int) -> None:
+    width, padded = -(-head_size // 16) * 16, -(-tokens // 32) * 32
+    q, k = (np.zeros((padded, width), np.float32) for _ in range(2))
+    for index, array in enumerate((q, k)):
+        array[:tokens, :head_size] = random(tokens, head_size, index + 1)[:, :, 0] * 2
+        array[tokens:] = np.nan  # what lies behind a text must not matter
+    size = kernels("probabilities_bytes", -(-tokens // 16) * 16, width) // 4
+    scratch, out = np.full(size + 16, np.nan, np.float32), np.full(tokens * tokens + 16, 7.0, np.float32)
+    scratch[size:] = 7.0
+    kernels("attention_scores", at(q), at(k), tokens, width, at(out), at(scratch))
+    exact = q[:tokens].astype(np.float64) @ k[:tokens].astype(np.float64).T
+    assert np.abs(out[:-16].reshape(tokens, tokens) - exact).max() <= 1e-6 * head_size * max(1, np.abs(exact).max())
+    scale = float(np.float32(1 / np.sqrt(head_size)))
+    kernels("softmax_scores", at(out), tokens, scale, at(scratch))
+    weights = np.exp(exact * scale - (exact * scale).max(1, keepdims=True))
+    assert np.abs(out[:-16].reshape(tokens, tokens) - weights / weights.sum(1, keepdims=True)).max() <= 5e-6
+    assert (scratch[size:] == 7.0).all(), "the kernel wrote behind its scratch"
+    assert (out[-16:] == 7.0).all(), "the kernel wrote behind its results"
+
+
 @pytest.mark.parametrize("tokens", [*EDGES, 64, 128, 130, 300])
 @pytest.mark.parametrize("head_size", [16, 26, 32, 48, 64, 80])
 def test_attention_head_int8(kernels: Functions, tokens: int, head_size: int) -> None:

@@ -33,6 +33,7 @@ def test_the_wheel_carries_the_model_its_notice_the_tools_and_the_type_marker(wh
         "tinybert_rt/models/all-MiniLM-L6-v2-int8.tbrt",
         "tinybert_rt/models/NOTICE",
         "tinybert_rt/_tools/convert.py",
+        "tinybert_rt/inside.html",
         "tinybert_rt/py.typed",
         "tinybert_rt/format/FORMAT.md",
     ):

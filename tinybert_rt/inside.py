@@ -85,9 +85,9 @@ def _tokenized(model: Tasks, texts: list[Text], truncation: str | None, max_toke
     _, limit = model._limits(policy, max_tokens)
     found = []
     for number, text in enumerate(texts):
-        parts = text if isinstance(text, (tuple, list)) else (text,)
-        if not 1 <= len(parts) <= 2 or (len(parts) == 1 and parts is text):
-            raise InvalidTextError(f"text {number} is a tuple of {len(parts)} items: a pair has 2")
+        if isinstance(text, (tuple, list)) and len(text) != 2:
+            raise InvalidTextError(f"text {number} is a tuple of {len(text)} items: a pair has 2")
+        parts: tuple[str, ...] = tuple(text) if isinstance(text, (tuple, list)) else (text,)
         for part in parts:
             utf8(part, number)
         try:

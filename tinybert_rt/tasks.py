@@ -153,8 +153,10 @@ class Tasks(OpenedModel):
 
         return inside.inspect(self, text, pair, truncation, max_tokens)
 
-    @overload
-    def hidden_states(self, texts: Text, *, truncation: str | None = None, max_tokens: int | None = None) -> NDArray[np.float32]: ...
+    @overload  # a str is an iterable of str
+    def hidden_states(  # type: ignore[overload-overlap]
+        self, texts: Text, *, truncation: str | None = None, max_tokens: int | None = None
+    ) -> NDArray[np.float32]: ...
 
     @overload
     def hidden_states(
@@ -177,7 +179,9 @@ class Tasks(OpenedModel):
         return inside.hidden_states(self, texts, truncation, max_tokens)  # type: ignore[no-any-return]
 
     @overload
-    def attentions(self, texts: Text, *, truncation: str | None = None, max_tokens: int | None = None) -> NDArray[np.float32]: ...
+    def attentions(  # type: ignore[overload-overlap]
+        self, texts: Text, *, truncation: str | None = None, max_tokens: int | None = None
+    ) -> NDArray[np.float32]: ...
 
     @overload
     def attentions(

@@ -61,6 +61,7 @@ class Reference:
             import transformers
         except ImportError as error:
             raise ConversionError(f"the comparison needs transformers and torch: {error}") from None
+        transformers.utils.logging.disable_progress_bar()
         head = read_head(directory)
         name = "AutoModel"
         if head is not None:  # the class that config.json names has the head's weights
@@ -74,13 +75,9 @@ class Reference:
         self._takes_types = hasattr(self._model.config, "type_vocab_size")
         self._is_choice = name.endswith("ForMultipleChoice")
         self._is_of_replaced_tokens = name.endswith("ForPreTraining")  # its logits have no axis of labels
-        self._inner = [module for module in self._model.modules() if type(module).__name__ == "AlbertLayer"]
 
     def run(self, ids: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Of one text: hidden states (layers + 1, tokens, dim), attentions (layers, heads, tokens, tokens), logits or None.
-
-        Layers are counted as they run: the layers inside an ALBERT group, whose outputs transformers does not list, are hooked.
-        """
+        """Of one text: hidden states (layers + 1, tokens, dim), attentions (layers, heads, tokens, tokens), logits or None."""
         import torch
 
         given = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None]}
@@ -88,19 +85,9 @@ class Reference:
             given["token_type_ids"] = torch.from_numpy(types.astype(np.int64))[None]
         if self._is_choice:
             given = {name: values[None] for name, values in given.items()}
-        caught: list[Any] = []
-        hooks = [
-            module.register_forward_hook(lambda _module, _given, out: caught.append(out[0] if isinstance(out, tuple) else out))
-            for module in self._inner
-        ]
-        try:
-            with torch.inference_mode():
-                out = self._model(**given, output_hidden_states=True, output_attentions=True)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        outputs = [out.hidden_states[0], *caught] if self._inner else out.hidden_states
-        states = torch.stack([each.reshape(ids.size, -1) for each in outputs]).numpy()
+        with torch.inference_mode():
+            out = self._model(**given, output_hidden_states=True, output_attentions=True)
+        states = torch.stack([each.reshape(ids.size, -1) for each in out.hidden_states]).numpy()
         attentions = torch.stack([each[0] for each in out.attentions]).numpy()
         logits = None
         if "start_logits" in out:
