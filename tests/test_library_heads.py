@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from models import vocabulary
 from test_architectures import CASES, MASK, write_case
+from test_library import build_test_program
 
 import tinybert_rt as tb
 from tinybert_rt.aot.header import public_header
@@ -254,3 +256,22 @@ def test_what_the_model_or_the_call_lacks_is_an_error(opened: Any, tmp_path: Pat
     assert session("answer", "a", 1, "b", 1, None, places, 1, count) == tb.errors.MissingHeadError.code
     assert session("tag", "a", 1, entities, 1, None) == tb.errors.InvalidArgumentError.code
     assert session("tag", "a", 1, None, 1, count) == tb.errors.InvalidArgumentError.code
+
+
+def test_heads_stay_within_their_memory(tmp_path: Path) -> None:
+    """Room for fewer results than there are, and allocations that fail: see tests/c/test_heads.c."""
+    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g"]
+    probe = tmp_path / "probe"
+    compiled = subprocess.run(["cc", *flags, "-x", "c", "-", "-o", probe], input=b"int main(void) { return 0; }", check=False)
+    if compiled.returncode != 0 or subprocess.run([probe], check=False).returncode != 0:
+        pytest.skip("this compiler's address sanitizer does not run here")
+    files = []
+    for head in ("ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM"):
+        folder = tmp_path / head
+        folder.mkdir()
+        write_case(folder, CASES["bert"], head, **({"id2label": TAGS} if head == "ForTokenClassification" else {}))
+        convert(folder, folder / "model.tbrt")
+        files.append(folder / "model.tbrt")
+    program = build_test_program("test_heads", flags, tmp_path)
+    result = subprocess.run([program, *files], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
