@@ -30,6 +30,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m bench.startup --json $(RESULTS)/startup.json
 	$(BIN)/python -m bench.embedded --json $(RESULTS)/embedded.json
 	$(BIN)/python -m bench.engines --threads $(THREADS) --json $(RESULTS)/engines.json
+	$(BIN)/python -m bench.family --threads $(THREADS) --json $(RESULTS)/family.json
 	$(BIN)/python -m bench.readme
 
 # The C library of this machine, and the example programs beside it.

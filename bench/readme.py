@@ -3,7 +3,7 @@
     python -m bench.readme            # rewrite the section, draw bench/results/LEVEL/speed.png
     python -m bench.readme --check    # exit status 1 if the section is not what the results give
 
-`make bench` makes the results: peers, texts, stages, tokenize, startup, embedded and engines, any of which may be missing. Nothing
+`make bench` makes the results: peers, texts, stages, tokenize, startup, embedded, engines and family, any of which may be missing. Nothing
 between the two markers in README.md is typed by hand.
 """
 
@@ -21,12 +21,13 @@ from typing import Any
 from bench.artefacts import REPOSITORY
 from bench.common import render_table, three_digits, write_text
 from bench.compare import RATIOS, SHARE, means, percent, thread_counts, threads_in_words, title
+from bench.family import family_table
 from bench.startup import LABELS
 from bench.systems import OURS, SYSTEMS
 from tinybert_rt.isa.levels import LEVELS
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-BENCHMARKS = ("peers", "texts", "stages", "tokenize", "startup", "embedded", "engines")
+BENCHMARKS = ("peers", "texts", "stages", "tokenize", "startup", "embedded", "engines", "family")
 PACKAGES = ("tinybert-rt", "onnxruntime", "openvino", "ctranslate2", "tokenizers")
 INT8_PEERS = tuple(name for name in SYSTEMS if name != OURS and "int8" in name)
 BEST_PEER, ORT = RATIOS
@@ -90,6 +91,7 @@ def section(results: dict[str, dict[str, Result]], folder: str) -> str:
         "startup": _startup,
         "embedded": _embedded,
         "engines": _engines,
+        "family": _family,
     }
     parts = []
     for level, found in results.items():
@@ -224,6 +226,11 @@ def _engines(result: Result) -> str:
         f"The compiled library's time over that of kernels compiled in place, in {len(ratios)} cells: {three_digits(ratios[0])} to "
         f"{three_digits(ratios[-1])}, geometric mean {three_digits(result['geometric_mean'])}."
     )
+
+
+def _family(result: Result) -> str:
+    text = "What each architecture costs, in times of BERT's time in the same shape, random weights, int8, one text (deberta-v2 is v3):"
+    return f"{_prose(text)}\n\n{family_table(result['rows'])}"
 
 
 def _prose(text: str) -> str:

@@ -52,16 +52,8 @@ def small_config(**changes: int) -> dict[str, int]:
         "trie_nodes": len(build_trie(PIECES)),
         "added_tokens": 5,
         "pieces_bytes": len(b"".join(PIECES)),
-        "embedding_size": 0,
-        "stored_layers": 0,
-        "inner_layers": 0,
-        "head": 0,
-        "labels": 0,
-        "head_activation": 0,
-        "problem": 0,
-        "labels_bytes": 0,
     }
-    return {**config, **changes}
+    return {**config, **dict.fromkeys(layout.OPTIONAL_FIELDS, 0), **changes}
 
 
 def small_tensors(config: dict[str, int]) -> dict[str, np.ndarray]:
@@ -191,5 +183,6 @@ def tensor_table() -> str:
         for rule in rules:
             shape = ", ".join(map(dimension_text, rule.shape))
             files = kinds[rule.weight_dtype] + (f", `{rule.field}` > 0" if rule.field else "")
+            files += f", `{rule.absent}` = 0" if rule.absent else ""
             lines.append(f"| `{prefix}{rule.name}` | {files} | {rule.dtype} | {shape} |")
     return "\n".join(lines)

@@ -23,6 +23,15 @@ SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 HEADS_OF_26 = {"hidden_size": 104, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 200}
 ODD = {"hidden_size": 36, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 77}
 BERT_NAMES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+V1 = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": True}
+V3 = {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "position_buckets": 24,
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,12 @@ CASES = {
     "roberta": Case("roberta", SMALL | {"type_vocab_size": 1, "layer_norm_eps": 1e-5}),
     "roberta-26": Case("roberta", HEADS_OF_26 | {"type_vocab_size": 1, "pad_token_id": 0}),
     "roberta-odd": Case("roberta", ODD | {"type_vocab_size": 2, "pad_token_id": 5}),
+    "xlm-roberta": Case("xlm-roberta", SMALL | {"type_vocab_size": 1, "layer_norm_eps": 1e-5}),
+    "xlm-roberta-26": Case("xlm-roberta", HEADS_OF_26 | {"type_vocab_size": 1}),
+    "xlm-roberta-odd": Case("xlm-roberta", ODD | {"type_vocab_size": 1, "hidden_act": "gelu_new"}),
+    "camembert": Case("camembert", SMALL | {"type_vocab_size": 1}),
+    "camembert-26": Case("camembert", HEADS_OF_26 | {"type_vocab_size": 1}),
+    "camembert-odd": Case("camembert", ODD | {"type_vocab_size": 2, "pad_token_id": 3}),
     "distilbert": Case("distilbert", SMALL),
     "distilbert-26": Case("distilbert", HEADS_OF_26 | {"activation": "relu"}),
     "distilbert-sinusoidal": Case("distilbert", ODD | {"sinusoidal_pos_embds": True}),
@@ -48,6 +63,14 @@ CASES = {
     "albert-inner": Case("albert", ODD | {"embedding_size": 36, "num_hidden_layers": 3, "num_hidden_groups": 2, "inner_group_num": 2}),
     "electra": Case("electra", SMALL | {"embedding_size": 64}),
     "electra-small": Case("electra", HEADS_OF_26 | {"embedding_size": 48}),
+    "deberta": Case("deberta", SMALL | V1),
+    "deberta-26": Case("deberta", HEADS_OF_26 | V1 | {"max_relative_positions": 20, "pos_att_type": ["p2c"]}),
+    "deberta-odd": Case("deberta", ODD | V1 | {"type_vocab_size": 2, "pos_att_type": "c2p", "position_biased_input": False}),
+    "deberta-plain": Case("deberta", SMALL | {"pos_att_type": None}),
+    "deberta-v2": Case("deberta-v2", SMALL | V3 | {"share_att_key": False, "conv_kernel_size": 3, "conv_act": "gelu"}),
+    "deberta-v2-26": Case("deberta-v2", HEADS_OF_26 | V3 | {"norm_rel_ebd": "none", "pos_att_type": ["c2p"], "position_buckets": -1}),
+    "deberta-v3": Case("deberta-v2", HEADS_OF_26 | V3),
+    "deberta-v3-odd": Case("deberta-v2", ODD | V3 | {"position_buckets": 8, "type_vocab_size": 2, "conv_kernel_size": 5}),
     "electra-wide": Case("electra", ODD | {"embedding_size": 300, "type_vocab_size": 1}),
 }
 
@@ -79,7 +102,7 @@ def inputs(model: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ids without the padding's, offsets, token types that the model has."""
     ids, offsets, types = ragged(LENGTHS, len(vocabulary()))
     ids[ids == (model.config.pad_token_id or 0)] = 7  # RoBERTa gives positions to other tokens only
-    return ids, offsets, np.minimum(types, getattr(model.config, "type_vocab_size", 1) - 1).astype(np.uint8)
+    return ids, offsets, np.minimum(types, max(getattr(model.config, "type_vocab_size", 1) - 1, 0)).astype(np.uint8)
 
 
 def expected_states(model: Any, ids: np.ndarray, offsets: np.ndarray, types: np.ndarray) -> np.ndarray:
@@ -123,8 +146,16 @@ def expected_logits(model: Any, ids: np.ndarray, offsets: np.ndarray, types: np.
     return np.concatenate(rows)
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("name", CASES)
+def heads_of_cases() -> list[tuple[str, str]]:
+    """Every case with every head that transformers has for it."""
+    import transformers
+
+    mappings = {head: getattr(transformers, f"AutoModel{head}")._model_mapping for head in HEADS}
+    kinds = {name: type(transformers.AutoConfig.for_model(case.architecture)) for name, case in CASES.items()}
+    return [(name, head) for head, mapping in mappings.items() for name, kind in kinds.items() if kind in mapping]
+
+
+@pytest.mark.parametrize(("name", "head"), heads_of_cases())
 def test_heads_match_transformers(name: str, head: str, tmp_path: Path) -> None:
     model = write_case(tmp_path, CASES[name], head, id2label={i: f"label {i}" for i in range(HEADS[head])})
     ids, offsets, types = inputs(model)

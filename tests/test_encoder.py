@@ -44,6 +44,19 @@ def tolerance(layers: int, magnitude: float) -> float:
     return 3e-6 * (layers + 1) * magnitude
 
 
+@pytest.mark.parametrize("hidden_size", [128, 256, 512, 768, 1024])
+def test_published_widths_match_transformers(hidden_size: int, tmp_path: Path) -> None:
+    """The miniatures of Turc et al. 2019 have these widths with heads of 64, Large (Devlin et al. 2019) the last; depth repeats layers."""
+    sizes = {"hidden_size": hidden_size, "num_attention_heads": hidden_size // 64, "intermediate_size": 4 * hidden_size}
+    model = write_checkpoint(tmp_path, **sizes, num_hidden_layers=1, max_position_embeddings=512)
+    ids, offsets, types = ragged([512, 3, 40], model.config.vocab_size)
+    expected = reference(model, ids, offsets, types)
+    states = tb.load(convert(tmp_path, "f32")).encode_ids(ids, offsets, types, hidden_states=True)
+    assert np.abs(states - expected).max() <= tolerance(1, np.abs(expected).max())
+    int8 = tb.load(convert(tmp_path, "int8")).encode_ids(ids, offsets, types, hidden_states=True)
+    assert ((int8 * states).sum(1) / np.linalg.norm(int8, axis=1) / np.linalg.norm(states, axis=1)).mean() >= 0.995
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_float_model_matches_transformers(name: str, tmp_path: Path) -> None:
     config = CONFIGS[name]

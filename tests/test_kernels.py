@@ -261,7 +261,7 @@ def test_attention_head(kernels: Functions, tokens: int, head_size: int) -> None
     scratch = np.full(size + 64, np.nan, np.float32)
     scratch[size:] = 7.0
     scale = float(np.float32(1 / np.sqrt(head_size)))
-    kernels("attention_head", at(q), at(k), at(v), tokens, width, scale, at(out), width * 4, at(scratch), padded)
+    kernels("attention_head", at(q), at(k), at(v), tokens, width, scale, 0, 0, at(out), width * 4, at(scratch), padded)
     q64, k64, v64 = (array[:tokens].astype(np.float64) for array in (q, k, v))
     scores = q64 @ k64.T * scale
     weights = np.exp(scores - scores.max(1, keepdims=True))
@@ -272,7 +272,8 @@ def test_attention_head(kernels: Functions, tokens: int, head_size: int) -> None
 
 @pytest.mark.parametrize("tokens", EDGES)
 @pytest.mark.parametrize("head_size", [16, 26, 80])
-def test_attention_probabilities(kernels: Functions, tokens: int, head_size: int) -> None:
+@pytest.mark.parametrize("added_too", [False, True])
+def test_attention_probabilities(kernels: Functions, tokens: int, head_size: int, added_too: bool) -> None:
     width, padded = -(-head_size // 16) * 16, -(-tokens // 32) * 32
     q, k = (np.zeros((padded, width), np.float32) for _ in range(2))
     for index, array in enumerate((q, k)):
@@ -285,8 +286,10 @@ def test_attention_probabilities(kernels: Functions, tokens: int, head_size: int
     exact = q[:tokens].astype(np.float64) @ k[:tokens].astype(np.float64).T
     assert np.abs(out[:-16].reshape(tokens, tokens) - exact).max() <= 1e-6 * head_size * max(1, np.abs(exact).max())
     scale = float(np.float32(1 / np.sqrt(head_size)))
-    kernels("softmax_scores", at(out), tokens, scale, at(scratch))
-    weights = np.exp(exact * scale - (exact * scale).max(1, keepdims=True))
+    added = np.ascontiguousarray(random(tokens, tokens, 9)[:, :, 0]) if added_too else np.zeros((tokens, tokens), np.float32)
+    exact = (exact + added) * scale
+    kernels("softmax_scores", at(out), tokens, scale, at(added) if added_too else 0, added.strides[0], at(scratch))
+    weights = np.exp(exact - exact.max(1, keepdims=True))
     assert np.abs(out[:-16].reshape(tokens, tokens) - weights / weights.sum(1, keepdims=True)).max() <= 5e-6
     assert (scratch[size:] == 7.0).all(), "the kernel wrote behind its scratch"
     assert (out[-16:] == 7.0).all(), "the kernel wrote behind its results"
@@ -307,7 +310,7 @@ def test_attention_head_int8(kernels: Functions, tokens: int, head_size: int) ->
     out = np.zeros((tokens, width), np.float32)
     scratch = aligned(kernels("attention_int8_bytes", padded, width) + 64, 7)
     scale = float(np.float32(1 / np.sqrt(head_size)))
-    kernels("attention_head_int8", at(q), at(k), at(v), tokens, width, scale, at(out), width * 4, at(scratch))
+    kernels("attention_head_int8", at(q), at(k), at(v), tokens, width, scale, 0, 0, at(out), width * 4, at(scratch))
     assert (scratch[-64:] == 7).all(), "the kernel wrote behind its scratch"
     q64, k64, v64 = (array[:tokens].astype(np.float64) for array in (q, k, v))
     scores = q64 @ k64.T * scale
@@ -332,10 +335,10 @@ def test_attention_int8_is_its_integers(kernels: Functions) -> None:
     v[:tokens, 0] = 64
     out = np.zeros((tokens, width), np.float32)
     scratch = aligned(kernels("attention_int8_bytes", 48, width), 0)
-    kernels("attention_head_int8", at(q), at(k), at(v), tokens, width, 1.0, at(out), width * 4, at(scratch))
+    kernels("attention_head_int8", at(q), at(k), at(v), tokens, width, 1.0, 0, 0, at(out), width * 4, at(scratch))
     assert np.abs(out - v[:tokens].astype(np.float64).mean(0)).max() < 64 * 8e-5, "the relative error of exp2_near"
     q[:tokens, 3], k[5, 3] = 255.0, 127.0
-    kernels("attention_head_int8", at(q), at(k), at(v), tokens, width, 1.0, at(out), width * 4, at(scratch))
+    kernels("attention_head_int8", at(q), at(k), at(v), tokens, width, 1.0, 0, 0, at(out), width * 4, at(scratch))
     assert np.abs(out - v[5]).max() < 64 * 8e-5
 
 
@@ -346,7 +349,7 @@ def test_attention_int8_of_infinite_values_is_infinite(kernels: Functions, which
     heads[which, 3] = np.inf
     out = np.zeros((7, 32), np.float32)
     scratch = aligned(kernels("attention_int8_bytes", 16, 32), 0)
-    kernels("attention_head_int8", *(at(each) for each in heads), 7, 32, 0.17, at(out), 128, at(scratch))
+    kernels("attention_head_int8", *(at(each) for each in heads), 7, 32, 0.17, 0, 0, at(out), 128, at(scratch))
     assert not np.isfinite(out).any()
 
 
@@ -377,14 +380,14 @@ def test_every_level_gives_the_same_bytes() -> None:
         heads = random(3, 128, 32)
         context = np.empty((37, 32), np.float32)
         scratch = np.zeros(kernels("attention_bytes", 64, 32) // 4, np.float32)
-        kernels("attention_head", at(heads[0]), at(heads[1]), at(heads[2]), 37, 32, 0.17, at(context), 128, at(scratch), 64)
+        kernels("attention_head", at(heads[0]), at(heads[1]), at(heads[2]), 37, 32, 0.17, 0, 0, at(context), 128, at(scratch), 64)
         results += [y, product, q, scales, zeros, context]
         for tokens, width in ((37, 32), (130, 16), (300, 80)):
             heads = random(3, 304, width)
             context = np.empty((tokens, width), np.float32)
             scratch = aligned(kernels("attention_int8_bytes", 304, width), 0)
             q, k, v = (at(each) for each in heads)
-            kernels("attention_head_int8", q, k, v, tokens, width, 0.17, at(context), width * 4, at(scratch))
+            kernels("attention_head_int8", q, k, v, tokens, width, 0.17, 0, 0, at(context), width * 4, at(scratch))
             results.append(context)
         digests.add(hashlib.sha256(b"".join(each.tobytes() for each in results)).hexdigest())
     assert len(digests) == 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from format_files import join, patched, reader, small_bytes, small_config, split
+from format_files import join, patched, reader, small_bytes, small_config, split, write_small
 
 from tinybert_rt import errors
 from tinybert_rt.format import layout
@@ -340,6 +342,14 @@ def too_many_tensors(data: bytes) -> bytes:
 
 
 # ---------------------------------------------------------------- the configuration
+
+
+@case(errors.BucketError, "bucket 0")
+def bucket_below_the_one_before(_: bytes) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        whole = write_small(Path(folder) / "model.tbrt", relative_span=3, content_to_position=1).read_bytes()
+    return patched(whole, "relative.buckets", 0, 1)
+
 
 for _field, (_low, _high) in layout.CONFIG_RANGES.items():
     _error = errors.UnknownConfigValueError if _field in layout.CONFIG_KINDS else errors.ConfigRangeError

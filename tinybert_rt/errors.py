@@ -292,6 +292,12 @@ class HeadSizeError(ModelFileError):
     code = 57
 
 
+class BucketError(ModelFileError):
+    """A bucket of relative positions in the file is out of range or below the one before."""
+
+    code = 69
+
+
 class HeadLabelsError(ModelFileError):
     """The file's head has no labels, or its labels have no head."""
 

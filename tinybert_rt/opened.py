@@ -91,7 +91,7 @@ class OpenedModel:
             "path": self.path,
             "bytes": int(self._file.data.size),
             "name": self._file.metadata.get("name", ""),
-            "architecture": architectures[int(model.architecture)],
+            "architecture": architectures.get(int(model.architecture), "unknown"),
             "layers": int(model.num_layers),
             "hidden_size": int(model.hidden_size),
             "heads": int(model.num_heads),

@@ -6,7 +6,7 @@ An architecture is one entry of ARCHITECTURES. What all of them compute is one e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 _BERT_LINEARS = {
     "attention.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
@@ -15,6 +15,9 @@ _BERT_LINEARS = {
     "ffn.out": ("output.dense",),
 }
 _BERT_NORMS = {"attention.norm": "attention.output.LayerNorm", "ffn.norm": "output.LayerNorm"}
+_DEBERTA_DEFAULTS = {"type_vocab_size": 0, "layer_norm_eps": 1e-7}
+_DEBERTA_POOLED = ("pooler.dense", "gelu", "classifier")
+_DEBERTA_HEADS = ("pooler.", "cls.", "lm_predictions.", "mask_predictions.", "classifier.", "qa_outputs.")
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,12 @@ class Architecture:
         fixed: values that its code has and config.json has not, by BERT's keys.
         positions_begin: rows of the position table before that of the first token: "pad" for pad_token_id + 1, else "".
         types: it has token types (segments).
+        relative: it may have disentangled attention and what comes with it, see `relative`.
+        packed: the linear layer that holds the query, key and value of each head one behind the other, or "".
         project: the linear layer from embeddings to hidden states, or "".
         always_projected: it has that layer even where both have the same size.
         layer: the name of a layer; `{layer}`, or `{group}` and `{inner}` where layers are shared.
+        position_key, position_query: the projections of relative positions, or "".
         linears, norms: parts of a layer, by their names in a `.tbrt` file.
         pooled: the head of a classifier of texts: its dense layer on the first token, or "", the activation behind that, its output layer.
         chosen: the same for multiple choice and next-sentence prediction, where it is not that of `pooled`.
@@ -45,6 +51,10 @@ class Architecture:
     fixed: Mapping[str, object] = field(default_factory=dict)
     positions_begin: str = ""
     types: bool = True
+    relative: bool = False
+    packed: str = ""
+    position_key: str = ""
+    position_query: str = ""
     project: str = ""
     always_projected: bool = False
     layer: str = "encoder.layer.{layer}"
@@ -64,19 +74,23 @@ class Architecture:
         return "{group}" in self.layer
 
 
+# Liu et al. 2019: positions are counted from padding_idx + 1 on.
+_ROBERTA = Architecture(
+    "roberta",
+    "roberta.",
+    positions_begin="pad",
+    pooled=("classifier.dense", "tanh", "classifier.out_proj"),
+    chosen=("pooler.dense", "tanh", "classifier"),
+    heads=("pooler.", "lm_head.", "classifier.", "qa_outputs."),
+)
+
 ARCHITECTURES: Mapping[str, Architecture] = {
     each.name: each
     for each in (
         Architecture("bert", "bert."),
-        # Liu et al. 2019: positions are counted from padding_idx + 1 on.
-        Architecture(
-            "roberta",
-            "roberta.",
-            positions_begin="pad",
-            pooled=("classifier.dense", "tanh", "classifier.out_proj"),
-            chosen=("pooler.dense", "tanh", "classifier"),
-            heads=("pooler.", "lm_head.", "classifier.", "qa_outputs."),
-        ),
+        _ROBERTA,
+        replace(_ROBERTA, name="xlm-roberta"),  # Conneau et al. 2020
+        replace(_ROBERTA, name="camembert"),  # Martin et al. 2020
         # Sanh et al. 2019.
         Architecture(
             "distilbert",
@@ -134,6 +148,30 @@ ARCHITECTURES: Mapping[str, Architecture] = {
                 "classifier.",
                 "qa_outputs.",
             ),
+        ),
+        # He et al. 2021; He, Gao and Chen 2023 for deberta-v2, which is v3 too.
+        Architecture(
+            "deberta",
+            "deberta.",
+            defaults=_DEBERTA_DEFAULTS,
+            relative=True,
+            packed="attention.self.in_proj",
+            position_key="attention.self.pos_proj",
+            position_query="attention.self.pos_q_proj",
+            pooled=_DEBERTA_POOLED,
+            heads=_DEBERTA_HEADS,
+        ),
+        Architecture(
+            "deberta-v2",
+            "deberta.",
+            defaults=_DEBERTA_DEFAULTS,
+            relative=True,
+            linears=_BERT_LINEARS
+            | {"attention.qkv": ("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj")},
+            position_key="attention.self.pos_key_proj",
+            position_query="attention.self.pos_query_proj",
+            pooled=_DEBERTA_POOLED,
+            heads=_DEBERTA_HEADS,
         ),
     )
 }

@@ -27,19 +27,11 @@ from tinybert_rt.format.writer import write_model
 
 from . import quantize
 from .heads import head_tensors, read_head
-from .hf import ConversionError, Embedding, EncoderConfig, Weights, file_digest, read_config, read_embedding, read_weights
+from .hf import ConversionError, Embedding, EncoderConfig, file_digest, read_config, read_embedding, read_weights
 from .hf_tokenizer import WordPieceTokenizer, read_tokenizer
+from .tensors import TensorReport, weight_tensors
 
 DTYPES = tuple(layout.WEIGHT_DTYPES)
-
-
-@dataclass(frozen=True)
-class TensorReport:
-    """What quantization did to one tensor of the checkpoint."""
-
-    name: str
-    shape: tuple[int, ...]
-    error: quantize.QuantizationError
 
 
 @dataclass(frozen=True)
@@ -112,8 +104,8 @@ def convert(
     config.update(_encoder_fields(encoder, dtype))
     config.update(pooling=layout.POOLINGS[pooling], normalize=int(normalize), max_tokens=limit)
     weights = read_weights(embedding.transformer, encoder.architecture)
-    weight_tensors, reports = _weight_tensors(weights, encoder, len(tokenizer.pieces), dtype == "int8")
-    tensors.update(weight_tensors)
+    made, reports = weight_tensors(weights, encoder, len(tokenizer.pieces), dtype == "int8")
+    tensors.update(made)
     made, fields = head_tensors(head, encoder.architecture, weights, encoder.hidden_size)
     tensors.update(made)
     config.update(fields)
@@ -192,6 +184,7 @@ def _check_vocabulary(
 
 
 def _encoder_fields(encoder: EncoderConfig, dtype: str) -> dict[str, int]:
+    relative = encoder.relative
     return {
         "architecture": layout.ARCHITECTURES[encoder.architecture.name],
         "num_layers": encoder.num_layers * max(encoder.inner_layers, 1),
@@ -199,13 +192,19 @@ def _encoder_fields(encoder: EncoderConfig, dtype: str) -> dict[str, int]:
         "num_heads": encoder.num_heads,
         "intermediate_size": encoder.intermediate_size,
         "max_positions": encoder.max_positions,
-        "type_vocab_size": encoder.type_vocab_size,
+        "type_vocab_size": max(encoder.type_vocab_size, 1),
         "activation": layout.ACTIVATIONS[encoder.activation],
         "weight_dtype": layout.WEIGHT_DTYPES[dtype],
         "layer_norm_eps_bits": int(np.float32(encoder.layer_norm_eps).view(np.int32)),
         "embedding_size": encoder.embedding_size,
         "stored_layers": encoder.groups * encoder.inner_layers,
         "inner_layers": encoder.inner_layers,
+        "no_positions": int(not encoder.positions),
+        "relative_span": relative.span if relative else 0,
+        "content_to_position": int(relative is not None and relative.content_to_position),
+        "position_to_content": int(relative is not None and relative.position_to_content),
+        "conv_kernel": encoder.conv_kernel,
+        "conv_activation": layout.HEAD_ACTIVATIONS[encoder.conv_activation],
     }
 
 
@@ -235,63 +234,6 @@ def _tokenizer_tensors(tokenizer: WordPieceTokenizer) -> tuple[dict[str, np.ndar
         "pieces_bytes": len(text),
     }
     return tensors, config
-
-
-def _weight_tensors(
-    weights: Weights, encoder: EncoderConfig, vocab_size: int, int8: bool
-) -> tuple[dict[str, np.ndarray], list[TensorReport]]:
-    tensors: dict[str, np.ndarray] = {}
-    reports: list[TensorReport] = []
-    kind = encoder.architecture
-    hidden, inner, heads = encoder.hidden_size, encoder.intermediate_size, encoder.num_heads
-    embedding = encoder.embedding_size or hidden
-    width = layout.head_width(hidden, heads)
-
-    def table(name: str, source: str, values: np.ndarray) -> None:
-        made, errors = quantize.table_tensors(name, values, int8)
-        tensors.update(made)
-        reports.extend(TensorReport(source, values.shape, error) for error in errors)
-
-    def norm(name: str, source: str, size: int) -> None:
-        for part in ("weight", "bias"):
-            tensors[f"{name}.{part}"] = quantize.pad_vector(weights.take(f"{source}.{part}", size), layout.COLUMN_MULTIPLE)
-
-    def linear(name: str, sources: list[str], outputs: int, inputs: int) -> None:
-        parts = [weights.take(f"{source}.weight", outputs, inputs) for source in sources]
-        biases = [weights.take(f"{source}.bias", outputs) for source in sources]
-        if name.endswith("attention.qkv"):
-            parts = [quantize.spread_heads(part, heads, width) for part in parts]
-            biases = [quantize.spread_heads(bias, heads, width) for bias in biases]
-        if name.endswith("attention.output"):
-            parts = [np.ascontiguousarray(quantize.spread_heads(part.T, heads, width).T) for part in parts]
-        made, errors = quantize.linear_tensors(name, parts, biases, int8)
-        tensors.update(made)
-        if int8:
-            for source, error in zip(sources, errors, strict=True):
-                reports.append(TensorReport(f"{source}.weight", (outputs, inputs), error))
-
-    words = weights.take("embeddings.word_embeddings.weight", encoder.vocab_size, embedding)
-    table("embeddings.word", "embeddings.word_embeddings.weight", words[:vocab_size])
-    rows = encoder.positions_begin + encoder.max_positions
-    positions = weights.take("embeddings.position_embeddings.weight", rows, embedding)
-    table("embeddings.position", "embeddings.position_embeddings.weight", positions[encoder.positions_begin :])
-    if kind.types:
-        source = "embeddings.token_type_embeddings.weight"
-        table("embeddings.type", source, weights.take(source, encoder.type_vocab_size, embedding))
-    else:
-        tensors.update(quantize.table_tensors("embeddings.type", np.zeros((1, embedding), np.float32), int8)[0])
-    norm("embeddings.norm", "embeddings.LayerNorm", embedding)
-    if encoder.embedding_size:
-        linear("embeddings.project", [kind.project], hidden, embedding)
-    sizes = {"attention.qkv": (hidden, hidden), "attention.output": (hidden, hidden), "ffn.in": (inner, hidden), "ffn.out": (hidden, inner)}
-    for layer in range(encoder.groups * encoder.inner_layers or encoder.num_layers):
-        group, member = divmod(layer, encoder.inner_layers or 1)
-        name, source = f"layers.{layer}", kind.layer.format(layer=layer, group=group, inner=member)
-        for part, (outputs, inputs) in sizes.items():
-            linear(f"{name}.{part}", [f"{source}.{each}" for each in kind.linears[part]], outputs, inputs)
-        for part, norm_source in kind.norms.items():
-            norm(f"{name}.{part}", f"{source}.{norm_source}", hidden)
-    return tensors, reports
 
 
 def _quantization_summary(reports: list[TensorReport], dtype: str) -> str:

@@ -35,11 +35,27 @@ class ConversionError(Exception):
 
 
 @dataclass(frozen=True)
+class Relative:
+    """Relative positions (DeBERTa): `span` buckets to each side; distances from `bucket_size`/2 on share buckets by their logarithm up to
+    `max_distance` (bucket_size 0: every distance is a bucket); which products meet positions; the projections are those of the
+    layer's own queries and keys where they are shared; the table of positions is normalized first where it has a norm."""
+
+    span: int
+    bucket_size: int
+    max_distance: int
+    content_to_position: bool
+    position_to_content: bool
+    shared: bool
+    normalized: bool
+
+
+@dataclass(frozen=True)
 class EncoderConfig:
     """The fields of config.json that say what an encoder computes.
 
-    `max_positions` counts the positions that tokens can have; `positions_begin` rows of the table lie before them. `embedding_size`
-    is 0 where embeddings are not projected; `groups` of `inner_layers` layers each are in the checkpoint where layers are shared.
+    `max_positions` counts the positions that tokens can have; `positions_begin` rows of the table, which `positions` says is there, lie
+    before them. `type_vocab_size` is 0 without token types, `embedding_size` where embeddings are not projected; `groups` of
+    `inner_layers` layers each are in the checkpoint where layers are shared.
     """
 
     architecture: Architecture
@@ -57,6 +73,10 @@ class EncoderConfig:
     embedding_size: int = 0
     groups: int = 0
     inner_layers: int = 0
+    positions: bool = True
+    relative: Relative | None = None
+    conv_kernel: int = 0
+    conv_activation: str = "none"
 
 
 @dataclass
@@ -130,6 +150,7 @@ def read_config(directory: Path) -> EncoderConfig:
     hidden = size("hidden_size", layout.MAX_HIDDEN_SIZE)
     embedding = size("embedding_size", layout.MAX_HIDDEN_SIZE, 128) if architecture.project else hidden
     sharing = architecture.shares_layers
+    kernel, conv_activation = _convolution(path, values) if architecture.relative else (0, "none")
     config = EncoderConfig(
         architecture=architecture,
         num_layers=size("num_hidden_layers", layout.MAX_LAYERS),
@@ -138,7 +159,7 @@ def read_config(directory: Path) -> EncoderConfig:
         intermediate_size=size("intermediate_size", layout.MAX_DEPTH),
         vocab_size=size("vocab_size", layout.MAX_VOCAB_SIZE),
         max_positions=positions - begin,
-        type_vocab_size=size("type_vocab_size", layout.MAX_TYPES, 2),
+        type_vocab_size=size("type_vocab_size", layout.MAX_TYPES, 2, 0 if architecture.relative else 1),
         activation=_ACTIVATIONS[activation],
         layer_norm_eps=float(eps),
         name=str(values.get("_name_or_path") or ""),
@@ -146,6 +167,10 @@ def read_config(directory: Path) -> EncoderConfig:
         embedding_size=embedding if embedding != hidden or architecture.always_projected else 0,
         groups=size("num_hidden_groups", layout.MAX_LAYERS, 1) if sharing else 0,
         inner_layers=size("inner_group_num", layout.MAX_LAYERS, 1) if sharing else 0,
+        positions=not architecture.relative or bool(values.get("position_biased_input", True)),
+        relative=_relative(path, values, positions, architecture.packed != "") if architecture.relative else None,
+        conv_kernel=kernel,
+        conv_activation=conv_activation,
     )
     if config.hidden_size % config.num_heads:
         raise ConversionError(
@@ -158,6 +183,63 @@ def read_config(directory: Path) -> EncoderConfig:
             f"(there may be {layout.MAX_LAYERS} in all)"
         )
     return config
+
+
+def _relative(path: Path, values: dict[str, Any], positions: int, version_1: bool) -> Relative | None:
+    """Disentangled attention's part of config.json, as transformers' DebertaConfig and DebertaV2Config have it."""
+    if values.get("talking_head"):
+        raise ConversionError(f"{path}: talking_head is {values['talking_head']!r}; heads that mix their scores are not supported")
+    hidden = values.get("hidden_size")
+    if values.get("embedding_size", hidden) != hidden:
+        raise ConversionError(f"{path}: embedding_size is {values['embedding_size']!r}; only hidden_size, {hidden}, is supported")
+    if values.get("attention_head_size") is not None:
+        raise ConversionError(f"{path}: attention_head_size is {values['attention_head_size']!r}; only hidden_size/heads is supported")
+    kinds = values.get("pos_att_type") or []
+    kinds = [kind.strip() for kind in (kinds.lower().split("|") if isinstance(kinds, str) else kinds) if kind.strip()]
+    if not set(kinds) <= {"c2p", "p2c"} or len(set(kinds)) != len(kinds):
+        raise ConversionError(f"{path}: pos_att_type is {kinds}; supported: c2p, p2c")
+    if not values.get("relative_attention"):
+        if kinds:
+            raise ConversionError(f"{path}: pos_att_type is {kinds}, but relative_attention is off: its scores have another scale")
+        return None
+    if not kinds:
+        return None
+
+    def number(name: str) -> int:
+        found = values.get(name, -1)
+        if isinstance(found, bool) or not isinstance(found, int) or found > layout.MAX_RELATIVE_SPAN:
+            raise ConversionError(f"{path}: {name} is {found!r}; it must be an integer up to {layout.MAX_RELATIVE_SPAN}")
+        return found
+
+    most = number("max_relative_positions")
+    most = positions if most < 1 else most
+    buckets = 0 if version_1 else max(number("position_buckets"), 0)
+    if 0 < buckets < 4 or (buckets and most <= buckets // 2 + 1):
+        raise ConversionError(f"{path}: position_buckets is {buckets}; there must be at least 4, and fewer than 2·max_relative_positions")
+    norms = [each.strip() for each in str(values.get("norm_rel_ebd", "none")).lower().split("|")]
+    return Relative(
+        span=buckets or most,
+        bucket_size=buckets,
+        max_distance=most,
+        content_to_position="c2p" in kinds,
+        position_to_content="p2c" in kinds,
+        shared=not version_1 and bool(values.get("share_att_key", False)),
+        normalized=not version_1 and "layer_norm" in norms,
+    )
+
+
+def _convolution(path: Path, values: dict[str, Any]) -> tuple[int, str]:
+    """The taps of the convolution beside the first layer (0: there is none), and its activation."""
+    taps = values.get("conv_kernel_size", 0) or 0
+    if isinstance(taps, bool) or not isinstance(taps, int) or not (taps == 0 or (0 < taps <= layout.MAX_CONV_KERNEL and taps % 2)):
+        raise ConversionError(f"{path}: conv_kernel_size is {taps!r}; it must be an odd integer up to {layout.MAX_CONV_KERNEL}")
+    activation = str(values.get("conv_act", "tanh"))
+    if taps and (activation == "none" or activation not in layout.HEAD_ACTIVATIONS):
+        raise ConversionError(f"{path}: conv_act is {activation!r}; supported: tanh, gelu, relu")
+    groups = values.get("conv_groups", 1)
+    if taps and groups != 1:
+        raise ConversionError(f"{path}: conv_groups is {groups!r}; only 1 is supported")
+    return taps, activation if taps else "none"
 
 
 def read_embedding(directory: Path) -> Embedding:
@@ -238,9 +320,18 @@ class Weights:
             raise ConversionError(f"{self.path}: tensor {name!r} holds NaN or infinity")
         return array
 
+    def peek(self, name: str, *shape: int) -> np.ndarray:
+        """As `take`, for a tensor that is taken again."""
+        kept = self.unread.get(name)
+        values = self.take(name, *shape)
+        assert kept is not None
+        self.unread[name] = kept
+        return values
+
     def check_rest(self) -> list[str]:
         """Notes on what was left; raises ConversionError for tensors that would change the result."""
-        for buffer in ("embeddings.position_ids", "embeddings.token_type_ids"):
+        # DeBERTa's checkpoints have a table of positions even where the model does not look at it.
+        for buffer in ("embeddings.position_ids", "embeddings.token_type_ids", "embeddings.position_embeddings.weight"):
             self.unread.pop(buffer, None)
         heads = [name for name in self.unread if name.startswith(self._architecture.heads)]
         for name in heads:

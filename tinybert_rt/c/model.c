@@ -166,7 +166,7 @@ int tbrt_model_get_info(const tbrt_model *model, tbrt_model_info *info) {
         .header = (const char *)model->data + 8,
         .header_size = (size_t)header_size,
         .file_size = model->size,
-        .architecture = architectures[kernel->architecture],
+        .architecture = kernel->architecture < (int64_t)(sizeof architectures / sizeof *architectures) ? architectures[kernel->architecture] : "unknown",
         .head = heads[kernel->head],
         .labels = (int32_t)kernel->labels,
     };

@@ -29,10 +29,13 @@ from tinybert_rt.errors import NonFiniteResultError
 from tinybert_rt.format.layout import POOLINGS, WEIGHT_DTYPES
 from tinybert_rt.kernels.attention import attention_head
 from tinybert_rt.kernels.attention_int8 import attention_head_int8
+from tinybert_rt.kernels.attention_relative import relative_scores, score_stride
+from tinybert_rt.kernels.convolution import add_row, sum_taps
 from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.linear import PLAIN, RESIDUAL, linear_float, linear_int8
 from tinybert_rt.kernels.memory import load_f32, load_i32, load_i64, load_u8, store_f32, store_i64
 from tinybert_rt.kernels.panels import FLOAT_COLUMNS, INT8_COLUMNS
+from tinybert_rt.kernels.probabilities import activate_row
 from tinybert_rt.kernels.rows import (
     embed_row,
     is_finite_row,
@@ -136,13 +139,50 @@ def _project(session, local, part, rows, worker, workers):  # type: ignore[no-un
 
 
 @kernel
-def _attend(session, local, part, rows, worker, workers):  # type: ignore[no-untyped-def]
+def _convolve(session, local, part, rows, worker, workers):  # type: ignore[no-untyped-def]
+    """The convolution of the embeddings, through its activation, to part.convolved (DeBERTa v2: He et al. 2021, its released code)."""
+    model = session.model
+    width = model.hidden_width
+    int8 = model.weight_dtype == _INT8
+    x = part.q if int8 else part.x
+    x_stride = session.q_width if int8 else width * 4
+    target = local.target
+    _target_rows(target, part.heads, width, 0, 0)
+    target.part_stride = rows * width * 4
+    _linear(session, local, x, x_stride, part.scales, part.zeros, rows, model.convolution, target, PLAIN, worker, workers)
+    meet(session, local, workers, EMBED)
+    first, last = share(rows, worker, workers)
+    for text in range(part.last_text - part.first_text):
+        start = load_i64(part.row_starts + 8 * text)
+        end = load_i64(part.row_starts + 8 * (text + 1))
+        for row in range(max(start, first), min(end, last)):
+            out = part.convolved + row * width * 4
+            sum_taps(part.heads, model.conv_kernel, target.part_stride, width, row, start, end, out)
+            activate_row(model.conv_activation, out, width)
+    meet(session, local, workers, EMBED)
+
+
+@kernel
+def _add_convolution(session, local, part, rows, worker, workers):  # type: ignore[no-untyped-def]
+    """Hidden states + what `_convolve` made, normalized."""
+    model = session.model
+    width = model.hidden_width
+    first, last = share(rows, worker, workers)
+    for row in range(first, last):
+        add_row(part.x + row * width * 4, part.convolved + row * width * 4, width)
+    _norm_rows(session, part.x, model.hidden_size, width, part, model.convolution_norm, first, last)
+    meet(session, local, workers, NORM)
+
+
+@kernel
+def _attend(session, local, part, layer, rows, worker, workers):  # type: ignore[no-untyped-def]
     """This worker's (text, head) pairs."""
     model = session.model
     head_width = session.head_width
     part_bytes = session.head_slots * rows * head_width * 4
     context_stride = session.context_width * 4
-    scale = _F(1.0) / sqrt(_F(model.head_size))
+    int8 = model.weight_dtype == _INT8
+    scale = _F(1.0) / sqrt(_F(model.head_size * model.score_parts))
     units = (part.last_text - part.first_text) * model.num_heads
     for unit in range(worker, units, workers):
         text = unit // model.num_heads
@@ -153,10 +193,16 @@ def _attend(session, local, part, rows, worker, workers):  # type: ignore[no-unt
         keys = queries + part_bytes
         values = keys + part_bytes
         out = part.context + start * context_stride + head * head_width * 4
-        if model.weight_dtype == _INT8:
-            attention_head_int8(queries, keys, values, tokens, head_width, scale, out, context_stride, local.attention)
+        added = np.int64(0)
+        added_stride = score_stride(tokens) * 4
+        if model.relative_span != 0:
+            added = relative_scores(model, layer, head, queries, keys, tokens, head_width, int8, local.relative)
+        scratch = local.attention
+        if int8:
+            attention_head_int8(queries, keys, values, tokens, head_width, scale, added, added_stride, out, context_stride, scratch)
         else:
-            attention_head(queries, keys, values, tokens, head_width, scale, out, context_stride, local.attention, session.attention_tokens)
+            most = session.attention_tokens
+            attention_head(queries, keys, values, tokens, head_width, scale, added, added_stride, out, context_stride, scratch, most)
 
 
 @inline
@@ -194,8 +240,8 @@ def _layer(session, request, local, part, index, rows, worker, workers):  # type
     _linear(session, local, x + at, x_stride, scales, zeros, end - row, layer.qkv, target, PLAIN, rank, team)
     meet(session, local, workers, QKV)
     if request.attentions != 0:
-        keep_attentions(session, request, local, part, index, rows, worker, workers)
-    _attend(session, local, part, rows, worker, workers)
+        keep_attentions(session, request, local, part, layer, index, rows, worker, workers)
+    _attend(session, local, part, layer, rows, worker, workers)
     meet(session, local, workers, ATTENTION)
 
     context_width = session.context_width
@@ -229,8 +275,6 @@ def _layer(session, request, local, part, index, rows, worker, workers):  # type
         _linear(session, local, inner_x, inner_stride, scales, zeros, count, layer.ffn_out, target, RESIDUAL, rank, team)
         meet(session, local, team, FFN_OUT)
     _norm_rows(session, part.x, model.hidden_size, width, part, layer.ffn_norm, first, last)
-    if request.layers != 0:
-        keep_states(session, request, part, index + 1, first, last)
     meet(session, local, team, NORM)
 
 
@@ -313,10 +357,16 @@ def forward(session, request, part, local, first_text, last_text, worker, worker
         _project(session, local, part, rows, worker, workers)
         _quantize_rows(model, part.x, model.hidden_width, part, session.q_width, first, last)
         meet(session, local, workers, EMBED)
+    if model.conv_kernel != 0:
+        _convolve(session, local, part, rows, worker, workers)
     if request.layers != 0:
         keep_states(session, request, part, np.int64(0), first, last)
     for index in range(model.num_layers):
         _layer(session, request, local, part, index, rows, worker, workers)
+        if index == 0 and model.conv_kernel != 0:
+            _add_convolution(session, local, part, rows, worker, workers)
+        if request.layers != 0:
+            keep_states(session, request, part, index + 1, first, last)
     if rows_apart(rows, workers):
         meet(session, local, workers, NO_STAGE)
     for text in range(worker, last_text - first_text, workers):

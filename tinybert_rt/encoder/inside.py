@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from tinybert_rt.format.layout import WEIGHT_DTYPES
 from tinybert_rt.kernels.attention_probabilities import attention_scores, softmax_scores
+from tinybert_rt.kernels.attention_relative import relative_scores, score_stride
 from tinybert_rt.kernels.jit import kernel
 from tinybert_rt.kernels.memory import load_i64
 from tinybert_rt.kernels.probabilities import copy_row
 from tinybert_rt.kernels.vector import sqrt
 
+_INT8 = WEIGHT_DTYPES["int8"]
 _F = np.float32
 
 
@@ -35,14 +38,13 @@ def _block_start(model, request, item):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def keep_attentions(session, request, local, part, layer, rows, worker, workers):  # type: ignore[no-untyped-def]
-    """This worker's (text, head) pairs of layer number `layer` to request.attentions: softmax(Q·Kᵀ/√head_size).
+def keep_attentions(session, request, local, part, layer, index, rows, worker, workers):  # type: ignore[no-untyped-def]
+    """This worker's (text, head) pairs of layer number `index` to request.attentions.
 
-    Queries and keys are those in part.heads, in float32; attention with int8 products works with rounded ones. Whatever else a model
-    adds to its scores belongs between the two steps below.
+    They are those of the scores that `forward` makes, relative positions included. Queries and keys are those in part.heads, in float32; attention with int8 products works with rounded ones.
     """
     model = session.model
-    scale = _F(1.0) / sqrt(_F(model.head_size))
+    scale = _F(1.0) / sqrt(_F(model.head_size * model.score_parts))
     row_bytes = session.head_width * 4
     part_bytes = session.head_slots * rows * row_bytes
     for text in range(part.last_text - part.first_text):
@@ -53,6 +55,11 @@ def keep_attentions(session, request, local, part, layer, rows, worker, workers)
         for head in range(model.num_heads):
             if (unit + head) % workers == worker:
                 queries = part.heads + (head * rows + start) * row_bytes
-                out = block + (layer * model.num_heads + head) * tokens * tokens * 4
-                attention_scores(queries, queries + part_bytes, tokens, session.head_width, out, local.attention)
-                softmax_scores(out, tokens, scale, local.attention)
+                out = block + (index * model.num_heads + head) * tokens * tokens * 4
+                keys = queries + part_bytes
+                added = np.int64(0)
+                if model.relative_span != 0:
+                    int8 = model.weight_dtype == _INT8
+                    added = relative_scores(model, layer, head, queries, keys, tokens, session.head_width, int8, local.relative)
+                attention_scores(queries, keys, tokens, session.head_width, out, local.attention)
+                softmax_scores(out, tokens, scale, added, score_stride(tokens) * 4, local.attention)

@@ -9,6 +9,7 @@ from tinybert_rt.format.layout import WEIGHT_DTYPES
 from tinybert_rt.kernels.attention import attention_bytes
 from tinybert_rt.kernels.attention_int8 import attention_int8_bytes
 from tinybert_rt.kernels.attention_probabilities import probabilities_bytes
+from tinybert_rt.kernels.attention_relative import relative_bytes
 from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.memory import store_f32, take
 from tinybert_rt.kernels.panels import FLOAT_COLUMNS, FLOAT_ROWS, INT8_COLUMNS, INT8_ROWS, NARROW_COLUMNS
@@ -95,15 +96,17 @@ def _plan_slice(session, model, part, cursor, place):  # type: ignore[no-untyped
     zeros = take(scales, rows * 4)
     heads = take(zeros, rows * 4)
     # The last head's keys and values are read up to a whole tile behind the last row.
-    # Embeddings that are projected lie there before the first layer.
+    # Before the first layer, embeddings that are projected lie there, and then the products of a convolution.
     heads_bytes = (3 * session.head_slots * rows + _KEY_MULTIPLE) * session.head_width * 4 + 64
-    context = take(heads, max(heads_bytes, model.projected * rows * model.embedding_width * 4))
+    heads_bytes = max(heads_bytes, model.projected * rows * model.embedding_width * 4, model.conv_kernel * rows * model.hidden_width * 4)
+    context = take(heads, heads_bytes)
     inner = take(context, rows * session.context_width * 4)
     inner_q = take(inner, session.inner_rows * model.intermediate_width * 4)
     inner_scales = take(inner_q, session.inner_rows * model.intermediate_width)
     inner_zeros = take(inner_scales, session.inner_rows * 4)
     row_starts = take(inner_zeros, session.inner_rows * 4)
-    end = take(row_starts, (GROUP_TEXTS + 1) * 8)
+    convolved = take(row_starts, (GROUP_TEXTS + 1) * 8)
+    end = take(convolved, rows * model.hidden_width * 4) if model.conv_kernel != 0 else convolved
     if place:
         part.x = x
         part.q = q
@@ -116,6 +119,7 @@ def _plan_slice(session, model, part, cursor, place):  # type: ignore[no-untyped
         part.inner_scales = inner_scales
         part.inner_zeros = inner_zeros
         part.row_starts = row_starts
+        part.convolved = convolved
         _clear_padding(session, model, part)
     return end
 
@@ -136,7 +140,10 @@ def _plan_worker(session, model, worker, cursor, place):  # type: ignore[no-unty
     attention_scratch = attention_bytes(session.attention_tokens, session.head_width)
     if model.weight_dtype == _INT8:
         attention_scratch = attention_int8_bytes(session.attention_tokens, session.head_width)
-    pooled = take(attention, max(attention_scratch, probabilities_bytes(session.attention_tokens, session.head_width)))
+    relative = take(attention, max(attention_scratch, probabilities_bytes(session.attention_tokens, session.head_width)))
+    pooled = relative
+    if model.relative_span != 0:
+        pooled = take(relative, relative_bytes(session.attention_tokens, session.head_width))
     head = take(pooled, model.hidden_width * 4)
     head_bytes = 0
     if model.head != 0:
@@ -147,6 +154,7 @@ def _plan_worker(session, model, worker, cursor, place):  # type: ignore[no-unty
     if place:
         worker.tile = tile
         worker.attention = attention
+        worker.relative = relative
         worker.pooled = pooled
         worker.head = head
         worker.text = text

@@ -42,6 +42,7 @@ Slice = Struct(
         ("inner_scales", "ptr"),
         ("inner_zeros", "ptr"),
         ("row_starts", "ptr"),
+        ("convolved", "ptr"),  # float32 [rows][hidden_width], where the model has a convolution
         ("first_text", "i64"),
         ("last_text", "i64"),
     ],
@@ -90,6 +91,7 @@ Worker = Struct(
     [
         ("tile", "ptr"),
         ("attention", "ptr"),
+        ("relative", "ptr"),  # scratch of relative positions, where the model has them
         ("pooled", "ptr"),
         ("head", "ptr"),  # float32 [HEAD_ROWS][hidden_width] and [HEAD_ROWS][padded labels]
         ("text", "ptr"),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from tinybert_rt.config import ACTIVATIONS as ACTIVATIONS
 from tinybert_rt.config import COLUMN_MULTIPLE as COLUMN_MULTIPLE
+from tinybert_rt.config import HEAD_ACTIVATIONS as HEAD_ACTIVATIONS
 from tinybert_rt.config import LANES as LANES
 
 FORMAT_NAME = "tbrt"
@@ -71,6 +72,12 @@ CONFIG_FIELDS = (
     "head_activation",
     "problem",
     "labels_bytes",
+    "no_positions",
+    "relative_span",
+    "content_to_position",
+    "position_to_content",
+    "conv_kernel",
+    "conv_activation",
 )
 """Fields are only ever added at the end, with 0 for what files without them mean."""
 
@@ -79,17 +86,29 @@ OPTIONAL_FIELDS = CONFIG_FIELDS[CONFIG_FIELDS.index("embedding_size") :]
 
 CONFIG_INDEX = {name: index for index, name in enumerate(CONFIG_FIELDS)}
 
-ARCHITECTURES = {"bert": 1, "roberta": 2, "distilbert": 3, "albert": 4, "electra": 5}
+ARCHITECTURES = {
+    "bert": 1,
+    "roberta": 2,
+    "distilbert": 3,
+    "albert": 4,
+    "electra": 5,
+    "deberta": 6,
+    "deberta-v2": 7,
+    "xlm-roberta": 8,
+    "camembert": 9,
+}
+"""Families by number. For people: the other fields say what is computed, so a number without a name here is no error."""
+
 WEIGHT_DTYPES = {"f32": 0, "int8": 1}
 POOLINGS = {"cls": 1, "mean": 2, "max": 3}
 TOKENIZER_KINDS = {"wordpiece": 1}
 
 HEADS = {"none": 0, "sequence_classification": 1, "token_classification": 2, "question_answering": 3}
-HEAD_ACTIVATIONS = {"none": 0, "tanh": 1, "gelu": 2, "relu": 3}
-"""Between the dense layer and the output layer of a head; "none": there is no dense layer."""
-
 PROBLEMS = {"single_label": 0, "multi_label": 1, "regression": 2}
 """What the outputs of a head are: logits of one label of all, of labels that hold or not, or numbers."""
+
+MAX_RELATIVE_SPAN = 65536
+MAX_CONV_KERNEL = 15
 
 MAX_LABELS = 65536
 MAX_LABELS_BYTES = 1 << 20
@@ -105,7 +124,7 @@ _ID = (0, MAX_VOCAB_SIZE - 1)
 
 # Smallest and largest value of each field; ids must also be below vocab_size.
 CONFIG_RANGES: dict[str, tuple[int, int]] = {
-    "architecture": (1, len(ARCHITECTURES)),
+    "architecture": (1, 255),
     "num_layers": (1, MAX_LAYERS),
     "hidden_size": (1, MAX_HIDDEN_SIZE),
     "num_heads": (1, MAX_HIDDEN_SIZE),
@@ -138,6 +157,12 @@ CONFIG_RANGES: dict[str, tuple[int, int]] = {
     "head_activation": (0, len(HEAD_ACTIVATIONS) - 1),
     "problem": (0, len(PROBLEMS) - 1),
     "labels_bytes": (0, MAX_LABELS_BYTES),
+    "no_positions": (0, 1),
+    "relative_span": (0, MAX_RELATIVE_SPAN),
+    "content_to_position": (0, 1),
+    "position_to_content": (0, 1),
+    "conv_kernel": (0, MAX_CONV_KERNEL),
+    "conv_activation": (0, len(HEAD_ACTIVATIONS) - 1),
 }
 CONFIG_KINDS = (
     "architecture",
@@ -150,6 +175,7 @@ CONFIG_KINDS = (
     "head",
     "head_activation",
     "problem",
+    "conv_activation",
 )
 """Fields that choose among kinds: a value out of range is one that a later release may know."""
 
@@ -172,8 +198,17 @@ def head_width(hidden_size: int, num_heads: int) -> int:
 HEADS_WIDTH = "heads_width"
 """A size that follows from the configuration: num_heads · head_width."""
 
+HEAD_COLUMNS = "head_columns"
+"""A size that follows from the configuration: head_width."""
+
 EMBEDDING_COLUMNS = "embedding_columns"
 """A size that follows from the configuration: embedding_size, or hidden_size where that is 0."""
+
+RELATIVE_COLUMNS = "relative_columns"
+"""A size that follows from the configuration: num_heads · the 2 · relative_span relative positions, padded to 64."""
+
+CONV_COLUMNS = "conv_columns"
+"""A size that follows from the configuration: conv_kernel · hidden_size padded to 64."""
 
 
 def stored_layers(config: dict[str, int]) -> int:
@@ -195,7 +230,8 @@ def layer_source(config: dict[str, int], layer: int) -> int:
 class Dimension(NamedTuple):
     """One dimension of a tensor: factor · pad(max(size, 1) + plus, multiple) / divisor.
 
-    `size` is a config field, HEADS_WIDTH or EMBEDDING_COLUMNS; without a name it counts as 0, so that `plus` is the dimension.
+    `size` is a config field or one of the sizes that follow from them (HEADS_WIDTH …); without a name it counts as 0, so that `plus`
+    is the dimension.
     """
 
     size: str
@@ -205,7 +241,7 @@ class Dimension(NamedTuple):
     divisor: int = 1
 
     def of(self, sizes: dict[str, int]) -> int:
-        """The dimension for the config's fields, HEADS_WIDTH and EMBEDDING_COLUMNS."""
+        """The dimension for the config's fields and the sizes that follow from them."""
         value = (max(sizes[self.size], 1) if self.size else 0) + self.plus
         return self.factor * pad(value, self.multiple) // self.divisor
 
@@ -222,9 +258,13 @@ class TensorRule(NamedTuple):
     field: str = ""
     """The config field that is not 0 in the files that have this tensor; "": all."""
 
+    absent: str = ""
+    """The config field that is 0 in the files that have this tensor; "": all."""
+
     def belongs(self, config: dict[str, int]) -> bool:
         """Whether files of this configuration have the tensor."""
-        return self.weight_dtype in (None, config["weight_dtype"]) and (not self.field or config[self.field] != 0)
+        wanted = (not self.field or config[self.field] != 0) and (not self.absent or config[self.absent] == 0)
+        return wanted and self.weight_dtype in (None, config["weight_dtype"])
 
 
 # Name → inputs, outputs of one part, parts side by side.
@@ -258,16 +298,16 @@ def _number(value: int) -> Dimension:
     return Dimension("", plus=value)
 
 
-def _table(name: str, rows: str) -> list[TensorRule]:
+def _table(name: str, rows: str, absent: str = "") -> list[TensorRule]:
     return [
-        TensorRule(name, "I8", (Dimension(rows), _EMBEDDING), _INT8),
-        TensorRule(f"{name}.scale", "F32", (Dimension(rows, multiple=LANES),), _INT8),
-        TensorRule(name, "F32", (Dimension(rows), _EMBEDDING), _F32),
+        TensorRule(name, "I8", (Dimension(rows), _EMBEDDING), _INT8, absent=absent),
+        TensorRule(f"{name}.scale", "F32", (Dimension(rows, multiple=LANES),), _INT8, absent=absent),
+        TensorRule(name, "F32", (Dimension(rows), _EMBEDDING), _F32, absent=absent),
     ]
 
 
-def _norm(name: str, width: Dimension = _HIDDEN) -> list[TensorRule]:
-    return [TensorRule(f"{name}.weight", "F32", (width,)), TensorRule(f"{name}.bias", "F32", (width,))]
+def _norm(name: str, width: Dimension = _HIDDEN, field: str = "") -> list[TensorRule]:
+    return [TensorRule(f"{name}.{part}", "F32", (width,), None, field) for part in ("weight", "bias")]
 
 
 def _head_linear(name: str, outputs: str, field: str) -> list[TensorRule]:
@@ -278,7 +318,14 @@ def _head_linear(name: str, outputs: str, field: str) -> list[TensorRule]:
 
 def _linear(name: str, field: str = "") -> list[TensorRule]:
     inputs, outputs, parts = _LINEARS[name]
-    columns = Dimension(outputs, multiple=COLUMN_MULTIPLE, factor=parts)
+    return _with_bias(name, inputs, Dimension(outputs, multiple=COLUMN_MULTIPLE, factor=parts), field)
+
+
+def _with_bias(name: str, inputs: str, columns: Dimension, field: str) -> list[TensorRule]:
+    return [*_matrix(name, inputs, columns, field), TensorRule(f"{name}.bias", "F32", (columns,), None, field)]
+
+
+def _matrix(name: str, inputs: str, columns: Dimension, field: str) -> list[TensorRule]:
     blocks = columns._replace(divisor=LANES)
     groups = Dimension(inputs, multiple=DEPTH_GROUP, divisor=DEPTH_GROUP)
     return [
@@ -286,7 +333,6 @@ def _linear(name: str, field: str = "") -> list[TensorRule]:
         TensorRule(f"{name}.scale", "F32", (columns,), _INT8, field),
         TensorRule(f"{name}.column_sum", "I32", (columns,), _INT8, field),
         TensorRule(f"{name}.weight", "F32", (blocks, Dimension(inputs), _number(LANES)), _F32, field),
-        TensorRule(f"{name}.bias", "F32", (columns,), None, field),
     ]
 
 
@@ -297,10 +343,13 @@ GLOBAL_RULES: tuple[TensorRule, ...] = (
     TensorRule("tokenizer.piece_offsets", "U32", (Dimension("vocab_size", plus=1, multiple=LANES),)),
     TensorRule("tokenizer.added", "I32", (Dimension("added_tokens", multiple=LANES),)),
     *_table("embeddings.word", "vocab_size"),
-    *_table("embeddings.position", "max_positions"),
+    *_table("embeddings.position", "max_positions", "no_positions"),
     *_table("embeddings.type", "type_vocab_size"),
     *_norm("embeddings.norm", _EMBEDDING),
     *_linear("embeddings.project", "embedding_size"),
+    TensorRule("relative.buckets", "I32", (Dimension("max_positions", multiple=LANES),), None, "relative_span"),
+    *_with_bias("convolution", "hidden_size", Dimension(CONV_COLUMNS), "conv_kernel"),
+    *_norm("convolution.norm", _HIDDEN, "conv_kernel"),
     *_head_linear("head.dense", "hidden_size", "head_activation"),
     *_head_linear("head.output", "labels", "head"),
     TensorRule("head.labels", "U8", (Dimension("labels_bytes", multiple=ALIGNMENT),), None, "head"),
@@ -310,6 +359,8 @@ GLOBAL_RULES: tuple[TensorRule, ...] = (
 
 LAYER_RULES: tuple[TensorRule, ...] = (
     *_linear("attention.qkv"),
+    *_matrix("attention.position_key", HEAD_COLUMNS, Dimension(RELATIVE_COLUMNS), "content_to_position"),
+    *_matrix("attention.position_query", HEAD_COLUMNS, Dimension(RELATIVE_COLUMNS), "position_to_content"),
     *_linear("attention.output"),
     *_norm("attention.norm"),
     *_linear("ffn.in"),
@@ -330,9 +381,19 @@ def tensor_rules(config: dict[str, int]) -> Iterator[tuple[str, TensorRule]]:
                 yield f"layers.{layer}.{rule.name}", rule
 
 
+def derived_sizes(config: dict[str, int]) -> dict[str, int]:
+    """The sizes that follow from the config's fields."""
+    heads, width = config["num_heads"], head_width(config["hidden_size"], config["num_heads"])
+    return {
+        HEADS_WIDTH: heads * width,
+        HEAD_COLUMNS: width,
+        EMBEDDING_COLUMNS: config["embedding_size"] or config["hidden_size"],
+        RELATIVE_COLUMNS: heads * pad(2 * config["relative_span"], COLUMN_MULTIPLE),
+        CONV_COLUMNS: config["conv_kernel"] * pad(config["hidden_size"], COLUMN_MULTIPLE),
+    }
+
+
 def tensor_specs(config: dict[str, int]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Every tensor of a file in file order: name → dtype, shape. `config` maps CONFIG_FIELDS to their values."""
-    sizes = dict(config)
-    sizes[HEADS_WIDTH] = config["num_heads"] * head_width(config["hidden_size"], config["num_heads"])
-    sizes[EMBEDDING_COLUMNS] = config["embedding_size"] or config["hidden_size"]
+    sizes = config | derived_sizes(config)
     return {name: (rule.dtype, tuple(each.of(sizes) for each in rule.shape)) for name, rule in tensor_rules(config)}

@@ -136,6 +136,9 @@ TEMPLATES: dict[int, Template] = {
     errors.AddedTokenError.code: _template(
         "tensor '{tensor}': id {detail} (byte {position:,}) is outside the vocabulary or not above the one before: {DAMAGED}"
     ),
+    errors.BucketError.code: _template(
+        "tensor '{tensor}': bucket {detail} (byte {position:,}) is below the one before or out of range: {DAMAGED}"
+    ),
     errors.TrieError.code: _template("tensor '{tensor}': node {detail} (byte {position:,}) refers to nothing: {DAMAGED}"),
     errors.NonFiniteWeightError.code: _template("tensor '{tensor}': element {detail} (byte {position:,}) is NaN or infinite: {DAMAGED}"),
     errors.NegativeScaleError.code: _template("tensor '{tensor}': scale {detail} (byte {position:,}) is negative: {DAMAGED}"),

@@ -9,12 +9,21 @@ The file's address needs no alignment: kernels load unaligned. (A mapped file is
 from __future__ import annotations
 
 from tinybert_rt.format.layout import COLUMN_MULTIPLE, CONFIG_INDEX, LANES, WEIGHT_DTYPES, layer_linears
-from tinybert_rt.format.reader_contents import ANY_SIGN, NOT_NEGATIVE, check_added, check_floats, check_pieces, check_sums, check_trie
+from tinybert_rt.format.reader_contents import (
+    ANY_SIGN,
+    NOT_NEGATIVE,
+    check_added,
+    check_buckets,
+    check_floats,
+    check_pieces,
+    check_sums,
+    check_trie,
+)
 from tinybert_rt.format.reader_header import entries_at, parse_header
 from tinybert_rt.format.reader_rules import check_tensors, embedding_columns, field, layer_source, stored_layers
 from tinybert_rt.format.structs import Layer, Model
 from tinybert_rt.kernels.jit import inline, kernel
-from tinybert_rt.kernels.memory import load_f32, load_i64, store_i64
+from tinybert_rt.kernels.memory import load_f32, load_i32, load_i64, store_i64
 from tinybert_rt.kernels.struct_types import struct_at
 from tinybert_rt.text.prepare import prepare_wordpiece
 
@@ -58,6 +67,12 @@ _LABELS = CONFIG_INDEX["labels"]
 _HEAD_ACTIVATION = CONFIG_INDEX["head_activation"]
 _PROBLEM = CONFIG_INDEX["problem"]
 _LABELS_BYTES = CONFIG_INDEX["labels_bytes"]
+_NO_POSITIONS = CONFIG_INDEX["no_positions"]
+_RELATIVE_SPAN = CONFIG_INDEX["relative_span"]
+_CONTENT_TO_POSITION = CONFIG_INDEX["content_to_position"]
+_POSITION_TO_CONTENT = CONFIG_INDEX["position_to_content"]
+_CONV_KERNEL = CONFIG_INDEX["conv_kernel"]
+_CONV_ACTIVATION = CONFIG_INDEX["conv_activation"]
 
 
 @inline
@@ -88,6 +103,14 @@ def _read_config(config, model):
     model.embedding_size = embedding_columns(config)
     model.embedding_width = _pad(model.embedding_size, COLUMN_MULTIPLE)
     model.projected = 1 if field(config, _EMBEDDING_SIZE) != 0 else 0
+    model.relative_span = field(config, _RELATIVE_SPAN)
+    model.relative_width = _pad(2 * model.relative_span, COLUMN_MULTIPLE)
+    model.relative_near = 0
+    model.buckets = 0
+    model.score_parts = 1 + field(config, _CONTENT_TO_POSITION) + field(config, _POSITION_TO_CONTENT)
+    model.conv_kernel = field(config, _CONV_KERNEL)
+    model.conv_activation = field(config, _CONV_ACTIVATION)
+    model.position.values = 0
     model.head = field(config, _HEAD)
     model.labels = field(config, _LABELS)
     model.head_activation = field(config, _HEAD_ACTIVATION)
@@ -155,8 +178,8 @@ def _open_norm(data, entries, place, size, norm, error):
 
 
 @kernel
-def _open_linear(data, entries, place, int8, inputs, parts, used, group_width, group_size, linear, error):
-    """Check and fill a linear layer at `place`; returns status, next place.
+def _open_matrix(data, entries, place, int8, inputs, parts, used, group_width, group_size, linear, error):
+    """Check and fill a linear layer without bias at `place`; returns status, next place.
 
     Each part has `used` columns (padded to a multiple of 64) in groups of group_width, the first group_size of them in use.
     """
@@ -180,12 +203,37 @@ def _open_linear(data, entries, place, int8, inputs, parts, used, group_width, g
         if status != 0:
             return status, place
         place += 2
-    linear.bias = data + entry[place].begin
-    return check_floats(data, entry[place], width, used, group_width, group_size, ANY_SIGN, error), place + 1
+    linear.bias = 0
+    return 0, place
 
 
 @kernel
-def _open_layer(data, entries, place, model, layer, error):
+def _open_linear(data, entries, place, int8, inputs, parts, used, group_width, group_size, linear, error):
+    """Check and fill a linear layer at `place`; returns status, next place. Arguments as of `_open_matrix`."""
+    status, place = _open_matrix(data, entries, place, int8, inputs, parts, used, group_width, group_size, linear, error)
+    if status != 0:
+        return status, place
+    bias = entries_at(entries)[place]
+    linear.bias = data + bias.begin
+    width = _pad(used, COLUMN_MULTIPLE)
+    return check_floats(data, bias, width, used, group_width, group_size, ANY_SIGN, error), place + 1
+
+
+@kernel
+def _open_relative(data, entries, place, model, error):
+    """Check and fill the buckets of distances at `place`; returns status, next place."""
+    entry = entries_at(entries)[place]
+    model.buckets = data + entry.begin
+    status = check_buckets(data, entry, model.max_positions, error)
+    near = 0
+    while near < min(model.max_positions, model.relative_span) and load_i32(model.buckets + 4 * near) == near:
+        near += 1
+    model.relative_near = near
+    return status, place + 1
+
+
+@kernel
+def _open_layer(data, entries, place, config, model, layer, error):
     """Check and fill an encoder layer at `place`; returns status, next place."""
     int8 = model.weight_dtype == _INT8
     hidden = model.hidden_size
@@ -193,6 +241,18 @@ def _open_layer(data, entries, place, model, layer, error):
     head_width = _pad(model.head_size, LANES)
     heads = model.num_heads * head_width
     status, place = _open_linear(data, entries, place, int8, hidden, _QKV_PARTS, heads, head_width, model.head_size, layer.qkv, error)
+    positions = 2 * model.relative_span
+    count = model.num_heads
+    layer.position_key.weight = 0
+    layer.position_query.weight = 0
+    if status == 0 and field(config, _CONTENT_TO_POSITION) != 0:
+        status, place = _open_matrix(
+            data, entries, place, int8, head_width, count, positions, positions, positions, layer.position_key, error
+        )
+    if status == 0 and field(config, _POSITION_TO_CONTENT) != 0:
+        status, place = _open_matrix(
+            data, entries, place, int8, head_width, count, positions, positions, positions, layer.position_query, error
+        )
     if status == 0:
         status, place = _open_linear(data, entries, place, int8, heads, 1, hidden, hidden, hidden, layer.attention_output, error)
     if status == 0:
@@ -265,7 +325,7 @@ def open_model(data, size, entries, max_entries, model, error):
     place = _FIRST_TABLE
     if status == 0:
         status, place = _open_table(data, entries, place, int8, model.vocab_size, model.word, error)
-    if status == 0:
+    if status == 0 and field(config, _NO_POSITIONS) == 0:
         status, place = _open_table(data, entries, place, int8, model.max_positions, model.position, error)
     if status == 0:
         status, place = _open_table(data, entries, place, int8, model.type_vocab_size, model.type, error)
@@ -275,11 +335,18 @@ def open_model(data, size, entries, max_entries, model, error):
     if status == 0 and model.projected != 0:
         size = model.embedding_size
         status, place = _open_linear(data, entries, place, int8, size, 1, hidden, hidden, hidden, model.embedding_project, error)
+    if status == 0 and model.relative_span != 0:
+        status, place = _open_relative(data, entries, place, model, error)
+    if status == 0 and model.conv_kernel != 0:
+        taps = model.conv_kernel
+        status, place = _open_linear(data, entries, place, int8, hidden, taps, hidden, hidden, hidden, model.convolution, error)
+        if status == 0:
+            status, place = _open_norm(data, entries, place, hidden, model.convolution_norm, error)
     if status == 0 and model.head != 0:
         status, place = _open_head(data, entries, place, field(config, _LABELS_BYTES), model, error)
     for index in range(stored_layers(config)):
         if status == 0:
-            status, place = _open_layer(data, entries, place, model, model.layers[index], error)
+            status, place = _open_layer(data, entries, place, config, model, model.layers[index], error)
     # From the last on: a layer is stored at or before the place of every layer that runs it.
     for index in range(model.num_layers - 1, -1, -1):
         _copy_layer(model.layers[layer_source(config, index)], model.layers[index])

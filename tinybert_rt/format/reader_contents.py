@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from tinybert_rt import errors
+from tinybert_rt.format.layout import MAX_RELATIVE_SPAN
 from tinybert_rt.format.reader_header import fail, name_error
 from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.memory import load_i32, load_i64, load_u8, load_u32
@@ -17,6 +18,7 @@ _NON_FINITE = errors.NonFiniteWeightError.code
 _NEGATIVE = errors.NegativeScaleError.code
 _COLUMN_SUM = errors.ColumnSumError.code
 _PADDING = errors.PaddingError.code
+_BUCKETS = errors.BucketError.code
 
 ANY_SIGN = 0
 NOT_NEGATIVE = 1
@@ -78,6 +80,19 @@ def check_added(data, entry, count, vocab_size, error):
         if token <= last or token >= vocab_size:
             return fail(error, _ADDED, token, entry.begin + 4 * index)
         last = token
+    return _check_zero(data, entry.begin + 4 * count, entry.end, error)
+
+
+@kernel
+def check_buckets(data, entry, count, error):
+    """Buckets of distances are none below another before it, and none beyond the largest span; returns a status."""
+    name_error(error, entry)
+    last = 0
+    for index in range(count):
+        bucket = load_i32(data + entry.begin + 4 * index)
+        if bucket < last or bucket > MAX_RELATIVE_SPAN:
+            return fail(error, _BUCKETS, bucket, entry.begin + 4 * index)
+        last = bucket
     return _check_zero(data, entry.begin + 4 * count, entry.end, error)
 
 

@@ -9,20 +9,24 @@ import struct
 
 from tinybert_rt import errors
 from tinybert_rt.format.layout import (
+    COLUMN_MULTIPLE,
     CONFIG_FIELDS,
     CONFIG_IDS,
     CONFIG_INDEX,
     CONFIG_KINDS,
     CONFIG_RANGES,
     CONFIG_SIZE,
+    CONV_COLUMNS,
     DTYPE_BYTES,
     DTYPE_CODES,
     EMBEDDING_COLUMNS,
     GLOBAL_RULES,
+    HEAD_COLUMNS,
     HEADS_WIDTH,
     LANES,
     LAYER_RULES,
     MAX_DEPTH,
+    RELATIVE_COLUMNS,
     TensorRule,
 )
 from tinybert_rt.format.reader_header import entries_at, equal_bytes, fail, name_error
@@ -50,22 +54,28 @@ RULES = (*GLOBAL_RULES, *LAYER_RULES)
 _GLOBALS = len(GLOBAL_RULES)
 _ALL = len(RULES)
 _FIELDS = len(CONFIG_FIELDS)
-_HEADS_WIDTH = CONFIG_SIZE
-_EMBEDDING_COLUMNS = CONFIG_SIZE + 1
+_HEADS_WIDTH, _EMBEDDING_COLUMNS, _HEAD_COLUMNS, _RELATIVE_COLUMNS, _CONV_COLUMNS = range(CONFIG_SIZE, CONFIG_SIZE + 5)
 _NO_SIZE = -1
 
-# A rule: name's offset in the names, its size, dtype, weight_dtype or -1, config field or -1, rank, then per dimension: size, plus,
-# multiple, factor, divisor; int32 each.
-_NAME, _NAME_SIZE, _RULE_DTYPE, _RULE_WEIGHTS, _RULE_FIELD, _RULE_RANK, _DIMENSIONS = range(7)
+# A rule: name's offset in the names, its size, dtype, weight_dtype or -1, config field that must not be 0 or -1, config field that must
+# be 0 or -1, rank, then per dimension: size, plus, multiple, factor, divisor; int32 each.
+_NAME, _NAME_SIZE, _RULE_DTYPE, _RULE_WEIGHTS, _RULE_FIELD, _RULE_ABSENT, _RULE_RANK, _DIMENSIONS = range(8)
 _DIMENSION_INTS = 5
 _RULE_INTS = _DIMENSIONS + 4 * _DIMENSION_INTS
-_DERIVED_SIZES = {"": _NO_SIZE, HEADS_WIDTH: _HEADS_WIDTH, EMBEDDING_COLUMNS: _EMBEDDING_COLUMNS}
+_DERIVED_SIZES = {
+    "": _NO_SIZE,
+    HEADS_WIDTH: _HEADS_WIDTH,
+    HEAD_COLUMNS: _HEAD_COLUMNS,
+    EMBEDDING_COLUMNS: _EMBEDDING_COLUMNS,
+    RELATIVE_COLUMNS: _RELATIVE_COLUMNS,
+    CONV_COLUMNS: _CONV_COLUMNS,
+}
 
 
 def _packed_rule(rule: TensorRule, name_offset: int) -> bytes:
     kind = -1 if rule.weight_dtype is None else rule.weight_dtype
-    field = CONFIG_INDEX[rule.field] if rule.field else -1
-    numbers = [name_offset, len(rule.name), DTYPE_CODES[rule.dtype], kind, field, len(rule.shape)]
+    field, absent = (CONFIG_INDEX[name] if name else -1 for name in (rule.field, rule.absent))
+    numbers = [name_offset, len(rule.name), DTYPE_CODES[rule.dtype], kind, field, absent, len(rule.shape)]
     for each in rule.shape:
         size = _DERIVED_SIZES[each.size] if each.size in _DERIVED_SIZES else CONFIG_INDEX[each.size]
         numbers += [size, each.plus, each.multiple, each.factor, each.divisor]
@@ -89,6 +99,9 @@ _HIDDEN_FIELD, _HEADS_FIELD, _MAX_TOKENS_FIELD, _POSITIONS_FIELD, _VOCAB_FIELD, 
 _EMBEDDING_FIELD, _STORED_FIELD, _INNER_FIELD = (CONFIG_INDEX[name] for name in ("embedding_size", "stored_layers", "inner_layers"))
 
 
+_SPAN_FIELD, _TO_POSITION_FIELD, _TO_CONTENT_FIELD, _KERNEL_FIELD = (
+    CONFIG_INDEX[name] for name in ("relative_span", "content_to_position", "position_to_content", "conv_kernel")
+)
 _HEAD_FIELD, _LABELS_FIELD, _LABELS_BYTES_FIELD, _HEAD_ACTIVATION_FIELD = (
     CONFIG_INDEX[name] for name in ("head", "labels", "labels_bytes", "head_activation")
 )
@@ -101,10 +114,15 @@ def field(config, index):
 
 
 @kernel
+def head_width(config):
+    """Columns of one head, see `layout`."""
+    return (field(config, _HIDDEN_FIELD) // field(config, _HEADS_FIELD) + LANES - 1) // LANES * LANES
+
+
+@kernel
 def heads_width(config):
     """num_heads · head_width, see `layout`."""
-    heads = field(config, _HEADS_FIELD)
-    return heads * ((field(config, _HIDDEN_FIELD) // heads + LANES - 1) // LANES * LANES)
+    return field(config, _HEADS_FIELD) * head_width(config)
 
 
 @kernel
@@ -152,6 +170,9 @@ def check_config(config, error):
     wrong = labels == 0 or field(config, _LABELS_BYTES_FIELD) < labels
     if (head != 0 and wrong) or (head == 0 and (labels != 0 or activation != 0)):
         return fail(error, _LABELS, head, labels)
+    relative = field(config, _TO_POSITION_FIELD) != 0 or field(config, _TO_CONTENT_FIELD) != 0
+    if relative != (field(config, _SPAN_FIELD) != 0):
+        return fail(error, _RANGE, _SPAN_FIELD, field(config, _SPAN_FIELD))
     if field(config, _MAX_TOKENS_FIELD) > field(config, _POSITIONS_FIELD):
         return fail(error, _LIMIT, field(config, _POSITIONS_FIELD), field(config, _MAX_TOKENS_FIELD))
     for i in range(_ID_COUNT):
@@ -166,6 +187,11 @@ def _rule(index):
     return _rules() + 4 * _RULE_INTS * index
 
 
+@inline
+def _padded(columns):
+    return (columns + COLUMN_MULTIPLE - 1) // COLUMN_MULTIPLE * COLUMN_MULTIPLE
+
+
 @kernel
 def _dimension(rule, axis, config):
     """The size that a rule gives to a dimension: `layout.Dimension.of`."""
@@ -176,6 +202,12 @@ def _dimension(rule, axis, config):
         value = heads_width(config)
     elif index == _EMBEDDING_COLUMNS:
         value = embedding_columns(config)
+    elif index == _HEAD_COLUMNS:
+        value = head_width(config)
+    elif index == _RELATIVE_COLUMNS:
+        value = field(config, _HEADS_FIELD) * _padded(2 * field(config, _SPAN_FIELD))
+    elif index == _CONV_COLUMNS:
+        value = field(config, _KERNEL_FIELD) * _padded(field(config, _HIDDEN_FIELD))
     elif index != _NO_SIZE:
         value = max(field(config, index), 1)
     multiple = load_i32(part + 8)
@@ -219,7 +251,10 @@ def _belongs(config, index):
         return True
     kind = load_i32(_rule(index) + 4 * _RULE_WEIGHTS)
     wanted = load_i32(_rule(index) + 4 * _RULE_FIELD)
-    return (kind < 0 or kind == field(config, _WEIGHT_FIELD)) and (wanted < 0 or field(config, wanted) != 0)
+    unwanted = load_i32(_rule(index) + 4 * _RULE_ABSENT)
+    if (wanted >= 0 and field(config, wanted) == 0) or (unwanted >= 0 and field(config, unwanted) != 0):
+        return False
+    return kind < 0 or kind == field(config, _WEIGHT_FIELD)
 
 
 @kernel

@@ -42,6 +42,10 @@ Layer = Struct(
     "kernel_layer",
     [
         ("qkv", Linear),
+        # Of relative positions, for heads whose queries and keys also meet these: inputs are a head's elements, outputs for each
+        # head 2 · relative_span positions in the order of `layout`; no bias. Without: weight 0.
+        ("position_key", Linear),
+        ("position_query", Linear),
         ("attention_output", Linear),
         ("attention_norm", Norm),
         ("ffn_in", Linear),
@@ -107,6 +111,15 @@ Model = Struct(
         ("embedding_norm", Norm),
         ("embedding_project", Linear),
         ("tokenizer", Tokenizer),
+        ("relative_span", "i64"),  # 0: attention knows no relative positions
+        ("relative_width", "i64"),  # columns of one head in position_key and position_query
+        ("relative_near", "i64"),  # distances below this, at most relative_span, are their own bucket
+        ("buckets", "ptr"),  # int32 [max_positions]: the bucket of each distance
+        ("score_parts", "i64"),  # terms of an attention score: content to content, and those with positions
+        ("conv_kernel", "i64"),  # 0: there is no convolution beside the first layer
+        ("conv_activation", "i64"),
+        ("convolution", Linear),
+        ("convolution_norm", Norm),
         ("head", "i64"),
         ("problem", "i64"),
         ("labels", "i64"),  # how many

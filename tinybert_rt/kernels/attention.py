@@ -70,6 +70,12 @@ def _softmax_row(scores, tokens, scale, sums):  # type: ignore[no-untyped-def]
 
 
 @inline
+def _add_row(scores, added, tokens):  # type: ignore[no-untyped-def]
+    for i in range(0, tokens * 4, 64):
+        store_f32x16(scores + i, load_f32x16(scores + i) + load_f32x16(added + i))
+
+
+@inline
 def _value_blocks(head_width):
     """Column blocks of the context tile: those of a head, rounded up to a whole tile."""
     return (head_width // 16 + NARROW_COLUMNS - 1) // NARROW_COLUMNS * NARROW_COLUMNS
@@ -83,12 +89,13 @@ def attention_bytes(max_tokens, head_width):
 
 
 @outlined
-def attention_head(queries, keys, values, tokens, head_width, scale, out, out_stride, scratch, max_tokens):  # type: ignore[no-untyped-def]
-    """context = softmax(scale·Q·Kᵀ)·V for one text and head.
+def attention_head(queries, keys, values, tokens, head_width, scale, added, added_stride, out, out_stride, scratch, max_tokens):  # type: ignore[no-untyped-def]
+    """context = softmax(scale·(Q·Kᵀ + added))·V for one text and head.
 
     Args:
         queries, keys, values: float32 [tokens][head_width]; keys are readable up to a multiple of 32 rows.
         scale: float32, 1/√head_size.
+        added: float32 [tokens] rows added_stride bytes apart, readable up to a multiple of 16 columns; or 0: nothing is added.
         out: float32 [tokens], rows out_stride bytes apart; head_width values of each are written.
         scratch: attention_bytes(max_tokens, head_width); max_tokens ≥ tokens, a multiple of 64.
     """
@@ -116,6 +123,9 @@ def attention_head(queries, keys, values, tokens, head_width, scale, out, out_st
             scores,
             score_stride,
         )
+        if added != 0:
+            for r in range(done):
+                _add_row(scores + r * score_stride, added + (row + r) * added_stride, tokens)
         for r in range(done):
             _softmax_row(scores + r * score_stride, tokens, scale, sums + 4 * r)
         float_product(done, scores, score_stride, values, 64, row_stride, tokens, value_blocks, context, context_stride)

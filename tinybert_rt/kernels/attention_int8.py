@@ -176,7 +176,7 @@ def _prepare_values(values, tokens, padded, head_width, out, shifts, inverse_sca
 
 
 @inline
-def _weights_of_block(scores, count, factor, zero, scales, sums, shifts, inverse_scales, out, largest, total):  # type: ignore[no-untyped-def]
+def _weights_of_block(scores, count, factor, zero, scales, sums, shifts, inverse_scales, added, added_factor, out, largest, total):  # type: ignore[no-untyped-def]
     """One query's weights for a block of keys: int32 products at `scores` become 255·p relative to their maximum, as u8 at `out`.
 
     Stores the maximum of s + log2 scale_v at `largest` and 255·Σ e·2**−maximum at `total`. Float32 holds the corrected products
@@ -188,6 +188,8 @@ def _weights_of_block(scores, count, factor, zero, scales, sums, shifts, inverse
     for i in range(0, count * 4, 64):
         product = fma(minus_zero, load_f32x16(sums + i), to_f32(load_i32x16(scores + i)))
         value = fma(product, factors * load_f32x16(scales + i), load_f32x16(shifts + i))
+        if added != 0:
+            value = fma(load_f32x16(added + i), splat_f32(added_factor), value)
         store_f32x16(scores + i, value)
         top = maximum(value, top)
     peak = reduce_max(top)
@@ -218,12 +220,13 @@ def attention_int8_bytes(max_tokens, head_width):  # type: ignore[no-untyped-def
 
 
 @outlined
-def attention_head_int8(queries, keys, values, tokens, head_width, scale, out, out_stride, scratch):  # type: ignore[no-untyped-def]
-    """context = softmax(scale·Q·Kᵀ)·V for one text and head.
+def attention_head_int8(queries, keys, values, tokens, head_width, scale, added, added_stride, out, out_stride, scratch):  # type: ignore[no-untyped-def]
+    """context = softmax(scale·(Q·Kᵀ + added))·V for one text and head.
 
     Args:
         queries, keys, values: float32 [tokens][head_width], readable up to a multiple of 16 rows.
         scale: float32, 1/√head_size.
+        added: float32 [tokens] rows added_stride bytes apart, readable up to a multiple of 16 columns; or 0: nothing is added.
         out: float32 [tokens], rows out_stride bytes apart; head_width values of each are written.
         scratch: attention_int8_bytes(max_tokens, head_width) for some max_tokens ≥ tokens, 64-byte aligned.
     """
@@ -276,6 +279,8 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, out, o
                     sums + 4 * first,
                     shifts + 4 * first,
                     inverse_scales + 4 * first,
+                    0 if added == 0 else added + (row + r) * added_stride + 4 * first,
+                    scale * _LOG2_E,
                     p + r * padded + first,
                     peaks + r * block_stride + 4 * block,
                     totals + r * block_stride + 4 * block,

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
+from tinybert_rt.config import ACTIVATIONS, HEAD_ACTIVATIONS
 from tinybert_rt.kernels.jit import kernel
-from tinybert_rt.kernels.math import exp2
+from tinybert_rt.kernels.math import activate, exp2
 from tinybert_rt.kernels.memory import load_f32, store_f32
 from tinybert_rt.kernels.vector import first_lanes, load_f32x16, maximum, reduce_add, reduce_max, splat_f32, store_f32x16
 
@@ -15,6 +16,10 @@ _F = np.float32
 _ONE = _F(1.0)
 _HUGE = _F(3.0e38)
 _LOG2_E = _F(math.log2(math.e))
+_HEAD_TANH = HEAD_ACTIVATIONS["tanh"]
+_HEAD_GELU = HEAD_ACTIVATIONS["gelu"]
+_GELU = ACTIVATIONS["gelu"]
+_RELU = ACTIVATIONS["relu"]
 
 
 @kernel
@@ -49,6 +54,17 @@ def tanh_row(x, width):  # type: ignore[no-untyped-def]
     for i in range(0, width, 16):
         power = exp2(load_f32x16(x + 4 * i) * splat_f32(_F(2.0) * _LOG2_E))
         store_f32x16(x + 4 * i, splat_f32(_ONE) - splat_f32(_F(2.0)) / (splat_f32(_ONE) + power))
+
+
+@kernel
+def activate_row(kind, x, width):  # type: ignore[no-untyped-def]
+    """The activation of `layout.HEAD_ACTIVATIONS` with number `kind` over float32 [width], width a multiple of 16, in place."""
+    if kind == _HEAD_TANH:
+        tanh_row(x, width)
+    elif kind != 0:
+        activation = _GELU if kind == _HEAD_GELU else _RELU
+        for i in range(0, width, 16):
+            store_f32x16(x + 4 * i, activate(activation, load_f32x16(x + 4 * i)))
 
 
 @kernel

@@ -150,7 +150,7 @@ def _table_row(table, row, width, i):  # type: ignore[no-untyped-def]
 
 @outlined
 def embed_row(model, token, position, token_type, out):  # type: ignore[no-untyped-def]
-    """The sum of word, position and token-type embeddings of one token, before layer normalization.
+    """The sum of word, position (where the model has them) and token-type embeddings of one token, before layer normalization.
 
     Args:
         model: Model; token < vocab_size, position < max_positions, token_type < type_vocab_size. out: float32 [width].
@@ -158,7 +158,9 @@ def embed_row(model, token, position, token_type, out):  # type: ignore[no-untyp
     width = model.embedding_width
     for i in range(0, width, 16):
         value = _table_row(model.word, token, width, i) + _table_row(model.type, token_type, width, i)
-        store_f32x16(out + 4 * i, value + _table_row(model.position, position, width, i))
+        if model.position.values != 0:
+            value = value + _table_row(model.position, position, width, i)
+        store_f32x16(out + 4 * i, value)
 
 
 @kernel
