@@ -41,7 +41,8 @@ def _block_start(model, request, item):  # type: ignore[no-untyped-def]
 def keep_attentions(session, request, local, part, layer, index, rows, worker, workers):  # type: ignore[no-untyped-def]
     """This worker's (text, head) pairs of layer number `index` to request.attentions.
 
-    They are those of the scores that `forward` makes, relative positions included. Queries and keys are those in part.heads, in float32; attention with int8 products works with rounded ones.
+    They are those of the scores that `forward` makes, relative positions included. Queries and keys are those in part.heads, in
+    float32; attention with int8 products works with rounded ones.
     """
     model = session.model
     scale = _F(1.0) / sqrt(_F(model.head_size * model.score_parts))
