@@ -272,7 +272,8 @@ def test_attention_head(kernels: Functions, tokens: int, head_size: int) -> None
 
 @pytest.mark.parametrize("tokens", EDGES)
 @pytest.mark.parametrize("head_size", [16, 26, 80])
-def test_attention_probabilities(kernels: Functions, tokens: int, head_size: int) -> None:
+@pytest.mark.parametrize("added_too", [False, True])
+def test_attention_probabilities(kernels: Functions, tokens: int, head_size: int, added_too: bool) -> None:
     width, padded = -(-head_size // 16) * 16, -(-tokens // 32) * 32
     q, k = (np.zeros((padded, width), np.float32) for _ in range(2))
     for index, array in enumerate((q, k)):
@@ -285,8 +286,10 @@ def test_attention_probabilities(kernels: Functions, tokens: int, head_size: int
     exact = q[:tokens].astype(np.float64) @ k[:tokens].astype(np.float64).T
     assert np.abs(out[:-16].reshape(tokens, tokens) - exact).max() <= 1e-6 * head_size * max(1, np.abs(exact).max())
     scale = float(np.float32(1 / np.sqrt(head_size)))
-    kernels("softmax_scores", at(out), tokens, scale, at(scratch))
-    weights = np.exp(exact * scale - (exact * scale).max(1, keepdims=True))
+    added = np.ascontiguousarray(random(tokens, tokens, 9)[:, :, 0]) if added_too else np.zeros((tokens, tokens), np.float32)
+    exact = (exact + added) * scale
+    kernels("softmax_scores", at(out), tokens, scale, at(added) if added_too else 0, added.strides[0], at(scratch))
+    weights = np.exp(exact - exact.max(1, keepdims=True))
     assert np.abs(out[:-16].reshape(tokens, tokens) - weights / weights.sum(1, keepdims=True)).max() <= 5e-6
     assert (scratch[size:] == 7.0).all(), "the kernel wrote behind its scratch"
     assert (out[-16:] == 7.0).all(), "the kernel wrote behind its results"

@@ -241,7 +241,7 @@ def _layer(session, request, local, part, index, rows, worker, workers):  # type
     _linear(session, local, x + at, x_stride, scales, zeros, end - row, layer.qkv, target, PLAIN, rank, team)
     meet(session, local, workers, QKV)
     if request.attentions != 0:
-        keep_attentions(session, request, local, part, index, rows, worker, workers)
+        keep_attentions(session, request, local, part, layer, index, rows, worker, workers)
     _attend(session, local, part, layer, rows, worker, workers)
     meet(session, local, workers, ATTENTION)
 

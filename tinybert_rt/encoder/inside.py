@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinybert_rt.format.layout import WEIGHT_DTYPES
-from tinybert_rt.kernels.attention_probabilities import add_scores, attention_scores, softmax_scores
+from tinybert_rt.kernels.attention_probabilities import attention_scores, softmax_scores
 from tinybert_rt.kernels.attention_relative import relative_scores, score_stride
 from tinybert_rt.kernels.jit import kernel
 from tinybert_rt.kernels.memory import load_i64
@@ -38,13 +38,13 @@ def _block_start(model, request, item):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def keep_attentions(session, request, local, part, index, rows, worker, workers):  # type: ignore[no-untyped-def]
-    """This worker's (text, head) pairs of layer number `index` to request.attentions: softmax of the scores, as `forward` has them.
+def keep_attentions(session, request, local, part, layer, index, rows, worker, workers):  # type: ignore[no-untyped-def]
+    """This worker's (text, head) pairs of layer number `index` to request.attentions.
 
-    Queries and keys are those in part.heads, in float32; attention with int8 products works with rounded ones.
+    They are those of the scores that `forward` makes, relative positions included. Queries and keys are those in part.heads, in
+    float32; attention with int8 products works with rounded ones.
     """
     model = session.model
-    int8 = model.weight_dtype == _INT8
     scale = _F(1.0) / sqrt(_F(model.head_size * model.score_parts))
     row_bytes = session.head_width * 4
     part_bytes = session.head_slots * rows * row_bytes
@@ -56,11 +56,11 @@ def keep_attentions(session, request, local, part, index, rows, worker, workers)
         for head in range(model.num_heads):
             if (unit + head) % workers == worker:
                 queries = part.heads + (head * rows + start) * row_bytes
-                keys = queries + part_bytes
                 out = block + (index * model.num_heads + head) * tokens * tokens * 4
-                attention_scores(queries, keys, tokens, session.head_width, out, local.attention)
+                keys = queries + part_bytes
+                added = np.int64(0)
                 if model.relative_span != 0:
-                    layer = model.layers[index]
+                    int8 = model.weight_dtype == _INT8
                     added = relative_scores(model, layer, head, queries, keys, tokens, session.head_width, int8, local.relative)
-                    add_scores(out, added, score_stride(tokens) * 4, tokens)
-                softmax_scores(out, tokens, scale, local.attention)
+                attention_scores(queries, keys, tokens, session.head_width, out, local.attention)
+                softmax_scores(out, tokens, scale, added, score_stride(tokens) * 4, local.attention)

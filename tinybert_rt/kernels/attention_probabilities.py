@@ -1,7 +1,7 @@
 """Softmax probabilities of one text and head in float32, for whoever wants to look at them; the encoder itself never stores them.
 
-Two steps, so that scores may be changed between them: `attention_scores` writes Q·Kᵀ, `softmax_scores` makes probabilities of it in
-place. Both write rows of exactly `tokens` elements, one behind the other, and read nothing beyond them.
+Two steps: `attention_scores` writes Q·Kᵀ, `softmax_scores` makes probabilities of it in place.
+Both write rows of exactly `tokens` elements, one behind the other, and read nothing beyond them.
 """
 
 from __future__ import annotations
@@ -55,25 +55,20 @@ def attention_scores(queries, keys, tokens, head_width, out, scratch):  # type: 
 
 
 @outlined
-def add_scores(scores, added, added_stride, tokens):  # type: ignore[no-untyped-def]
-    """scores += added, float32 [tokens][tokens] each; the rows of `added` are added_stride bytes apart."""
-    for row in range(tokens):
-        for i in range(tokens):
-            at = scores + (row * tokens + i) * 4
-            store_f32(at, load_f32(at) + load_f32(added + row * added_stride + 4 * i))
-
-
-@outlined
-def softmax_scores(scores, tokens, scale, scratch):  # type: ignore[no-untyped-def]
-    """softmax(scale·s) of every row, in place.
+def softmax_scores(scores, tokens, scale, added, added_stride, scratch):  # type: ignore[no-untyped-def]
+    """softmax(scale·(s + added)) of every row, in place.
 
     Args:
-        scores: float32 [tokens][tokens]. scale: float32, 1/√head_size.
+        scores: float32 [tokens][tokens]. scale: float32.
+        added: float32 [tokens] rows added_stride bytes apart; or 0: nothing is added.
         scratch: probabilities_bytes(tokens, head_width).
     """
     for row in range(tokens):
         at = scores + row * tokens * 4
         for i in range(tokens):
-            store_f32(scratch + 4 * i, load_f32(at + 4 * i) * scale)
+            score = load_f32(at + 4 * i)
+            if added != 0:
+                score = score + load_f32(added + row * added_stride + 4 * i)
+            store_f32(scratch + 4 * i, score * scale)
         softmax_row(scratch, tokens)
         copy_row(scratch, at, tokens)
