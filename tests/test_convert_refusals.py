@@ -237,7 +237,7 @@ def _change(path: Path, *keys: str, value: Any) -> None:
 
 
 TOKENIZER_PARTS: list[tuple[tuple[str, ...], Any, str]] = [
-    (("model", "type"), "BPE", "model.type"),
+    (("model", "type"), "WordLevel", "model.type"),
     (("model",), None, "model.type"),
     (("model", "continuing_subword_prefix"), "_", "continuing_subword_prefix"),
     (("model", "max_input_chars_per_word"), 100000, "max_input_chars_per_word"),

@@ -160,6 +160,8 @@ def check_config(config, error):
     kind = field(config, _KIND_FIELD)
     merges = field(config, _MERGES_FIELD)
     if (kind == _BPE) != (merges != 0):
+        error.name_offset = -1
+        error.name_size = 0
         return fail(error, _MERGES, kind, merges)
     if field(config, _MAX_TOKENS_FIELD) > field(config, _POSITIONS_FIELD):
         return fail(error, _LIMIT, field(config, _POSITIONS_FIELD), field(config, _MAX_TOKENS_FIELD))
