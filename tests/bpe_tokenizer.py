@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from format_files import small_config
 from text_tokenizer import SHARED, ffi, function
 
+from tinybert_rt.format import layout
+from tinybert_rt.format.writer import NUMPY_DTYPES, write_model
 from tinybert_rt.text.limits import WORD_SCRATCH_BYTES
 from tools.hf_tokenizer import read_tokenizer
 from tools.tokenizer_parts import tokenizer_tensors
@@ -129,6 +132,16 @@ def write_bpe(directory: Path, change: Callable[[Json], object] | None = None, *
     (directory / "tokenizer.json").write_text(json.dumps(parts), encoding="utf-8")
     (directory / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return directory
+
+
+def write_bpe_model(directory: Path, change: Callable[[Json], object] | None = None) -> Path:
+    """A model file with the trained tokenizer; its weights are zero."""
+    tensors, fields = tokenizer_tensors(read_tokenizer(write_bpe(directory / "hf", change)))
+    config = small_config(**fields)
+    specs = layout.tensor_specs(config)
+    zeros = {name: np.zeros(shape, NUMPY_DTYPES[dtype]) for name, (dtype, shape) in specs.items() if name != "config"}
+    write_model(directory / "small.tbrt", config, {**zeros, **tensors}, {"source": "a test"})
+    return directory / "small.tbrt"
 
 
 def write_in_parts(directory: Path, special: tuple[str, ...] = SPECIAL, **settings: Any) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import ctypes.util
 import gzip
 import os
@@ -15,6 +16,8 @@ from pathlib import Path
 import cffi
 import numpy as np
 import pytest
+from bpe_tokenizer import load as load_bpe
+from bpe_tokenizer import write_bpe_model
 from conftest import ROOT
 from models import write_checkpoint
 from test_architectures import CASES, write_case
@@ -166,6 +169,29 @@ def test_the_inside_is_what_python_gives(library: Path, tmp_path: Path) -> None:
         assert found.tobytes() == values.tobytes(), name
     lib.tbrt_session_free(session)
     lib.tbrt_model_close(opened)
+
+
+def test_byte_level_bpe_has_the_ids_of_tokenizers(library: Path, tmp_path: Path) -> None:
+    """Asked with no room first: a byte may be up to four tokens, and a pair has four special tokens."""
+    pytest.importorskip("tokenizers")
+    path = write_bpe_model(tmp_path)
+    _, expected = load_bpe()
+    c = ctypes.CDLL(str(library / "lib" / "libtinybert_rt.so"))
+    model, session = ctypes.c_void_p(), ctypes.c_void_p()
+    assert c.tbrt_model_open(str(path).encode(), None, ctypes.byref(model), None) == 0
+    assert c.tbrt_session_new(model, None, ctypes.byref(session), None) == 0
+    for text in (b"", b"the tokens <mask> don't", b"\xff" * 9, "d\u00e9j\u00e0 \u4e2d\u6587".encode()):
+        for pair in (None, b"", b" ahah", b"\xff\xfe"):
+            size, pair_size = (ctypes.c_size_t(len(each or b"")) for each in (text, pair))
+            count = (ctypes.c_size_t * 3)()
+            wanted = expected.encode(text.decode(errors="replace"), None if pair is None else pair.decode(errors="replace")).ids
+            assert c.tbrt_tokenize(session, text, size, pair, pair_size, None, None, None, ctypes.c_size_t(0), count) != 0
+            assert count[0] == len(wanted)
+            ids = (ctypes.c_int32 * len(wanted))()
+            assert c.tbrt_tokenize(session, text, size, pair, pair_size, None, ids, None, ctypes.c_size_t(len(wanted)), None) == 0
+            assert list(ids) == wanted
+    c.tbrt_session_free(session)
+    c.tbrt_model_close(model)
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="needs /proc/PID/smaps of Linux")

@@ -7,16 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bpe_tokenizer import add_token, write_bpe
-from format_files import patched, reader, small_config, split, tokenizer_address
+from bpe_tokenizer import add_token, write_bpe_model
+from format_files import patched, reader, split, tokenizer_address
 from text_tokenizer import ffi, function
 
 from tinybert_rt import errors
 from tinybert_rt.format import layout
-from tinybert_rt.format.writer import NUMPY_DTYPES, write_model
 from tinybert_rt.text.limits import TRUNCATE_LONGEST_FIRST, WORD_SCRATCH_BYTES
-from tools.hf_tokenizer import read_tokenizer
-from tools.tokenizer_parts import tokenizer_tensors
 
 pytest.importorskip("tokenizers")
 TEXT = (
@@ -29,13 +26,7 @@ TEXT = (
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A file whose tokenizer has merges and options of added tokens; its weights are zero."""
-    directory = tmp_path_factory.mktemp("bpe")
-    tensors, fields = tokenizer_tensors(read_tokenizer(write_bpe(directory / "hf", add_token("<r>", rstrip=True))))
-    config = small_config(**fields)
-    specs = layout.tensor_specs(config)
-    zeros = {name: np.zeros(shape, NUMPY_DTYPES[dtype]) for name, (dtype, shape) in specs.items() if name != "config"}
-    write_model(directory / "small.tbrt", config, {**zeros, **tensors}, {"source": "a test"})
-    return (directory / "small.tbrt").read_bytes()
+    return write_bpe_model(tmp_path_factory.mktemp("bpe"), add_token("<r>", rstrip=True)).read_bytes()
 
 
 def tokenize(model: Any) -> list[int]:
