@@ -51,7 +51,7 @@ class Builder:
 
     def constant(self, value: Any, dtype: type = np.float32) -> str:
         """A number or a list of numbers; equal ones are stored once."""
-        values = np.asarray(value, dtype)
+        values: np.ndarray = np.asarray(value, dtype)
         key = (values.dtype.str, values.tobytes(), values.shape)
         if key not in self._known:
             self._known[key] = self.weight(f"constant_{len(self._known)}", values)
@@ -153,7 +153,11 @@ def attention(build: Builder, name: str, states: str, mask: str, layer: Layer, h
     hidden = len(layer.query.bias)
     size = hidden // heads
     split = []
-    for part, linear, order in (("query", layer.query, [0, 2, 1, 3]), ("key", layer.key, [0, 2, 3, 1]), ("value", layer.value, [0, 2, 1, 3])):
+    for part, linear, order in (
+        ("query", layer.query, [0, 2, 1, 3]),
+        ("key", layer.key, [0, 2, 3, 1]),
+        ("value", layer.value, [0, 2, 1, 3]),
+    ):
         flat = build.linear(f"{name}.{part}", states, linear, build.int8)
         split.append(build.node("Transpose", build.reshape(flat, 0, 0, heads, size), perm=order))
     query, key, value = split

@@ -1,4 +1,4 @@
-"""The command line: `tinybert-rt info | embed | rank | classify | tag | answer`, and the tools (`convert`, `evaluate`)."""
+"""The command line: `tinybert-rt info | embed | rank | classify | tag | answer`, and the tools (`convert`, `export_onnx`, `evaluate`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from .common import USAGE_ERROR, OneLineParser, UsageError
 
 COMMANDS = (info, embed, tasks, rank)
 TOOLS = {
-    "convert": "make a model file of a Hugging Face or sentence-transformers directory",
+    "convert": "make a model file of a Hugging Face or sentence-transformers directory, or of an ONNX file",
+    "export_onnx": "write a model file as an ONNX file",
     "evaluate": "measure a model file on STS benchmark or SciFact",
 }
 
