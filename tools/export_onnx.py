@@ -118,7 +118,7 @@ def build_model(file: TbrtFile, int8: bool) -> Any:
 
 
 def _kept_layer(build: onnx_builder.Builder, layer: Layer) -> Layer:
-    linears = {
+    linears: dict[str, Any] = {
         name: Linear(onnx_builder.kept(build, linear.weight, columns=True), linear.bias)
         for name, linear in vars(layer).items()
         if isinstance(linear, Linear)
@@ -144,7 +144,7 @@ def _model(build: onnx_builder.Builder, file: TbrtFile, outputs: dict[str, tuple
 def properties(file: TbrtFile) -> dict[str, str]:
     """metadata_props: where the model comes from, and how its vectors and logits are to be read."""
     config = file.config
-    kept = {name: file.metadata[name] for name in ("name", "source", "source_sha256", "license") if name in file.metadata}
+    kept: dict[str, str] = {name: file.metadata[name] for name in ("name", "source", "source_sha256", "license") if name in file.metadata}
     names = {kind: {code: name for name, code in values.items()} for kind, values in (("pooling", layout.POOLINGS), ("head", layout.HEADS))}
     kept |= {
         "architecture": file.architecture,

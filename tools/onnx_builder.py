@@ -51,7 +51,7 @@ class Builder:
 
     def constant(self, value: Any, dtype: type = np.float32) -> str:
         """A number or a list of numbers; equal ones are stored once."""
-        values = np.asarray(value, dtype)
+        values: np.ndarray = np.asarray(value, dtype)
         key = (values.dtype.str, values.tobytes(), values.shape)
         if key not in self._known:
             self._known[key] = self.weight(f"constant_{len(self._known)}", values)

@@ -85,14 +85,12 @@ def _last_layer(graph: Graph) -> tuple[str, list[OnnxLayer], str]:
     reached = {name for output in graph.outputs for name in graph.ancestors(output)}
     norms = [node for node in graph.graph.node if node.output[0] in reached and graph.norm(node.output[0]) is not None]
     for node in reversed(norms):
-        value = node.output[0]
-        norm = graph.norm(value)
-        assert norm is not None
-        if len(norm.summands) == 2 and (layer := _layer(graph, value)) is not None:
-            return value, [layer[0]], layer[1]
-    if not norms:
-        graph.fail(graph.graph.node[-1], "the graph has no layer normalization: this is no encoder")
-    graph.fail(norms[-1], "expected the normalization of a layer's input plus its feed-forward block")
+        if (layer := _layer(graph, node.output[0])) is not None:
+            return node.output[0], [layer[0]], layer[1]
+    expected = "expected the normalization of a layer's input plus its feed-forward block"
+    return graph.fail(
+        *((norms[-1], expected) if norms else (graph.graph.node[-1], "the graph has no layer normalization: this is no encoder"))
+    )
 
 
 def _layer(graph: Graph, value: str) -> tuple[OnnxLayer, str] | None:
@@ -213,7 +211,7 @@ def _factor(graph: Graph, node: Any) -> tuple[str, float | None]:
             return other, 1 / number if node.op_type == "Div" else number
         if graph.producer(name) is not None and _of_shapes(graph, name):
             return other, None
-    graph.fail(node, "expected a scale: a number")
+    return graph.fail(node, "expected a scale: a number")
 
 
 def _of_shapes(graph: Graph, value: str) -> bool:
@@ -243,15 +241,11 @@ def _fused_attention(graph: Graph, node: Any, source: str) -> tuple[list[Linear]
     scale = graph.attribute(node, "scale")
     if graph.attribute(node, "unidirectional", 0) or graph.attribute(node, "do_rotary", 0):
         graph.fail(node, "expected attention without causal mask and rotary positions")
-    extra = {"Attention": (4, 5), "MultiHeadAttention": (5, 6, 7)}[node.op_type]
-    if any(index < len(node.input) and node.input[index] for index in extra):
-        # MultiHeadAttention has the additive mask at place 5.
-        if (node.op_type == "Attention" and len(node.input) > 5 and node.input[5] and not (len(node.input) > 4 and node.input[4])) or (
-            node.op_type == "MultiHeadAttention" and node.input[5] and not any(node.input[6:8])
-        ):
-            _check_mask(graph, node, node.input[5])
-        else:
-            graph.fail(node, "expected attention without past keys and values")
+    given = [index for index, name in enumerate(node.input) if name]
+    if not {"Attention": {4}, "MultiHeadAttention": {6, 7}}[node.op_type].isdisjoint(given):
+        graph.fail(node, "expected attention without past keys and values")
+    if 5 in given:  # what is added to the scores
+        _check_mask(graph, node, node.input[5])
     if node.op_type == "MultiHeadAttention":
         bias = graph.vector(node.input[3]) if len(node.input) > 3 and node.input[3] else None
         linears = [graph.linear(value) for value in node.input[:3]]
@@ -328,8 +322,7 @@ def _others(graph: Graph, encoder: OnnxEncoder) -> list[tuple[Linear, str | None
     for node in graph.graph.node:
         if node.op_type not in ("MatMul", "Gemm") or states not in graph.ancestors(node.output[0]):
             continue
-        linear = graph.linear(node.output[0])
-        if linear is None:
+        if (linear := graph.linear(node.output[0])) is None:
             continue
         for each in graph.graph.node:  # the bias is added behind it
             if each.op_type == "Add" and node.output[0] in each.input and (added := graph.linear(each.output[0])) is not None:

@@ -123,16 +123,15 @@ class Graph:
                     return np.array(number)
             tensor = self.attribute(node, "value")
             return None if tensor is None else self._plain(self._to_array(tensor))
-        if node.op_type not in ("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze"):
+        if node.op_type not in ("Identity", "Cast", "Transpose", "Reshape"):
             return None
         array = self.constant(node.input[0])
         if array is None or node.op_type in ("Identity", "Cast"):
             return array
         if node.op_type == "Transpose":
             return np.transpose(array, self.attribute(node, "perm"))
-        if node.op_type == "Reshape" and (shape := self.constant(node.input[1])) is not None and (shape != 0).all():
-            return array.reshape(shape.tolist())
-        return array.squeeze() if node.op_type in ("Squeeze", "Unsqueeze") and array.ndim > 1 else None
+        shape = self.constant(node.input[1])
+        return array.reshape(shape.tolist()) if shape is not None and (shape != 0).all() else None
 
     @staticmethod
     def _plain(array: Any) -> np.ndarray:
@@ -309,24 +308,24 @@ class Graph:
                 waiting.extend(node.input)
 
 
-def _erf(values: np.ndarray) -> np.ndarray:
+def _erf(values: np.ndarray) -> Any:
     return np.vectorize(math.erf, otypes=[np.float64])(values)
 
 
-def _gelu(x: np.ndarray) -> np.ndarray:
+def _gelu(x: np.ndarray) -> Any:
     return x * 0.5 * (1 + _erf(x * _SQRT_HALF))
 
 
-def _gelu_tanh(x: np.ndarray) -> np.ndarray:
+def _gelu_tanh(x: np.ndarray) -> Any:
     return x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def _relu(x: np.ndarray) -> np.ndarray:
+def _relu(x: np.ndarray) -> Any:
     return np.maximum(x, 0)
 
 
-ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"gelu": _gelu, "gelu_tanh": _gelu_tanh, "relu": _relu, "tanh": np.tanh}
-_ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = {
+ACTIVATIONS: dict[str, Callable[[np.ndarray], Any]] = {"gelu": _gelu, "gelu_tanh": _gelu_tanh, "relu": _relu, "tanh": np.tanh}
+_ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "Add": np.add,
     "Sub": np.subtract,
     "Mul": np.multiply,

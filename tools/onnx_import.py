@@ -1,9 +1,9 @@
 """The weights of an ONNX file under the names that the checkpoint gives them, so that conversion goes on as from a checkpoint.
 
-Understood are graphs of `torch.onnx.export` (both exporters, with `eager` and `sdpa` attention), what optimum writes, and for them the fused
-graphs of `onnxruntime.transformers.optimizer` with model_type="bert". Weights are found by what the graph computes with them
-(`onnx_encoder`); a name counts nowhere but for the graph's inputs. config.json says how many layers of which size to expect; head count,
-layer normalization and activation are compared with it.
+Understood are graphs of `torch.onnx.export` (both exporters, `eager` and `sdpa` attention, opset 11 and later), which optimum's are too,
+and for BERT what `onnxruntime.transformers.optimizer` makes of them with model_type="bert". Weights are found by what the graph computes
+with them (`onnx_encoder`); a name counts nowhere but for the graph's inputs. config.json says how many layers of which size to expect;
+head count, layer normalization and activation are compared with it.
 
 A file made of a float32 graph has the same tensors and configuration as one made of the checkpoint. The metadata differs:
 `source_sha256` is the digest of the .onnx file.
@@ -22,7 +22,7 @@ from .architectures import Architecture
 from .heads import Head, head_layers
 from .hf import ConversionError, EncoderConfig, Weights
 from .onnx_encoder import OnnxEncoder, OnnxLayer, read_encoder
-from .onnx_graph import Graph, Linear
+from .onnx_graph import Graph, Linear, Norm
 
 NAMES = ("model.onnx", "onnx/model.onnx")
 _TABLES = {"word": "word_embeddings", "position": "position_embeddings", "type": "token_type_embeddings"}
@@ -53,6 +53,7 @@ def read_onnx(path: Path, config: EncoderConfig, head: Head | None) -> tuple[Wei
         raise ConversionError(f"{path}: import of {kind.name} from ONNX is not supported; convert the checkpoint")
     graph = Graph(path)
     encoder = read_encoder(graph, config.type_vocab_size if kind.types else 0)
+    _check_norm(graph, encoder.norm, config)
     tensors = _embeddings(path, encoder, config)
     if bool(config.embedding_size) != (encoder.project is not None):
         wanted = "one" if config.embedding_size else "none"
@@ -86,7 +87,8 @@ def _embeddings(path: Path, encoder: OnnxEncoder, config: EncoderConfig) -> dict
     if folded is not None:
         if rows != 1 or "type" in tables:
             raise ConversionError(
-                f"{path}: the graph knows one row of token types, config.json has type_vocab_size {rows}: export it with the input token_type_ids"
+                f"{path}: the graph knows one row of token types, config.json has type_vocab_size {rows}: "
+                "export it with the input token_type_ids"
             )
         tables["type"] = folded[None]
     if "type" in tables and not rows:
@@ -108,8 +110,12 @@ def _check_layer(graph: Graph, layer: OnnxLayer, config: EncoderConfig) -> None:
             layer.node, f"attention scores are scaled by {layer.scale:.6g}; heads of {size}, as config.json has, ask for {size**-0.5:.6g}"
         )
     for norm in layer.norms.values():
-        if not math.isclose(norm.eps, config.layer_norm_eps, rel_tol=1e-3):
-            graph.fail(norm.node, f"epsilon is {norm.eps:g}, config.json says {config.layer_norm_eps:g}")
+        _check_norm(graph, norm, config)
+
+
+def _check_norm(graph: Graph, norm: Norm, config: EncoderConfig) -> None:
+    if not math.isclose(norm.eps, config.layer_norm_eps, rel_tol=1e-3):
+        graph.fail(norm.node, f"epsilon is {norm.eps:g}, config.json says {config.layer_norm_eps:g}")
 
 
 def _put_linear(graph: Graph, tensors: dict[str, np.ndarray], name: str, linear: Linear) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,9 @@ class TbrtFile:
                 raise self._error(f"{name} is {self.config[name]}; it must be from {low} to {high}")
         if self.config["hidden_size"] % self.config["num_heads"]:
             raise self._error("hidden_size is not divisible by num_heads")
+        inner = self.config["inner_layers"] or 1
+        if self.config["num_layers"] % inner or layout.stored_layers(self.config) % inner:
+            raise self._error("inner_layers does not divide the number of layers")
         expected = layout.tensor_specs(self.config)
         found = {name: (entry.dtype, entry.shape) for name, entry in self.entries.items()}
         for name in expected.keys() | found.keys():
@@ -188,15 +192,17 @@ class TbrtFile:
         kept = np.arange(heads * width).reshape(heads, width)[:, :size].ravel()
         for index in range(layout.stored_layers(self.config)):
             name = f"layers.{index}"
-            qkv = [_rows(part, kept) for part in self.linear(f"{name}.attention.qkv", heads * width, hidden, 3)]
+            query, key, value = [_rows(part, kept) for part in self.linear(f"{name}.attention.qkv", heads * width, hidden, 3)]
             output = self.linear(f"{name}.attention.output", hidden, heads * width)[0]
             yield Layer(
-                *qkv,
-                Linear(Matrix(output.weight.values[:, kept], output.weight.scale), output.bias),
-                self.norm(f"{name}.attention.norm", hidden),
-                self.linear(f"{name}.ffn.in", inner, hidden)[0],
-                self.linear(f"{name}.ffn.out", hidden, inner)[0],
-                self.norm(f"{name}.ffn.norm", hidden),
+                query=query,
+                key=key,
+                value=value,
+                output=Linear(Matrix(output.weight.values[:, kept], output.weight.scale), output.bias),
+                attention_norm=self.norm(f"{name}.attention.norm", hidden),
+                ffn_in=self.linear(f"{name}.ffn.in", inner, hidden)[0],
+                ffn_out=self.linear(f"{name}.ffn.out", hidden, inner)[0],
+                ffn_norm=self.norm(f"{name}.ffn.norm", hidden),
             )
 
     def labels(self) -> list[str]:
@@ -211,7 +217,7 @@ class TbrtFile:
 
     def _texts(self, name: str, offsets_name: str, count: int) -> list[str]:
         data, offsets = self.raw(name).tobytes(), self.raw(offsets_name)[: count + 1].tolist()
-        return [data[begin:end].decode(errors="replace") for begin, end in zip(offsets, offsets[1:], strict=False)]
+        return [data[begin:end].decode(errors="replace") for begin, end in pairwise(offsets)]
 
 
 def _entry(value: dict[str, Any], base: int) -> Entry:

@@ -18,7 +18,8 @@ from .common import USAGE_ERROR, OneLineParser, UsageError
 
 COMMANDS = (info, embed, tasks, rank, inspect)
 TOOLS = {
-    "convert": "make a model file of a Hugging Face or sentence-transformers directory",
+    "convert": "make a model file of a Hugging Face or sentence-transformers directory, or of an ONNX file",
+    "export_onnx": "write a model file as an ONNX file",
     "compare": "compare a checkpoint in transformers with the runtime, layer by layer",
     "evaluate": "measure a model file on STS benchmark or SciFact",
     "squad": "answer the questions of a SQuAD file, and measure the answers",
