@@ -62,6 +62,12 @@ def small_config(**changes: int) -> dict[str, int]:
         "labels_bytes": 0,
         "merges": 0,
         "added_options": 0,
+        "scored_pieces": 0,
+        "unigram_flags": 0,
+        "expansion": 0,
+        "rewrites": 0,
+        "rewrite_nodes": 0,
+        "rewrite_bytes": 0,
     }
     return {**config, **changes}
 

@@ -47,6 +47,7 @@ _LABELS = errors.HeadLabelsError.code
 _LIMIT = errors.TokenLimitError.code
 _MERGES = errors.MergeTableError.code
 _SPECIAL = errors.SpecialTokenError.code
+_SCORES = errors.PieceScoreError.code
 
 RULES = (*GLOBAL_RULES, *LAYER_RULES)
 _GLOBALS = len(GLOBAL_RULES)
@@ -97,6 +98,8 @@ _HEAD_FIELD, _LABELS_FIELD, _LABELS_BYTES_FIELD, _HEAD_ACTIVATION_FIELD = (
 
 _KIND_FIELD, _MERGES_FIELD = CONFIG_INDEX["tokenizer_kind"], CONFIG_INDEX["merges"]
 _BPE = TOKENIZER_KINDS["bpe"]
+_SCORED_FIELD = CONFIG_INDEX["scored_pieces"]
+_UNIGRAM = TOKENIZER_KINDS["unigram"]
 
 
 @inline
@@ -161,6 +164,9 @@ def check_config(config, error):
     merges = field(config, _MERGES_FIELD)
     if (kind == _BPE) != (merges != 0):
         return fail(error, _MERGES, kind, merges)
+    scored = field(config, _SCORED_FIELD)
+    if (kind == _UNIGRAM) != (scored != 0) or scored > field(config, _VOCAB_FIELD):
+        return fail(error, _SCORES, kind, scored)
     if field(config, _MAX_TOKENS_FIELD) > field(config, _POSITIONS_FIELD):
         return fail(error, _LIMIT, field(config, _POSITIONS_FIELD), field(config, _MAX_TOKENS_FIELD))
     for i in range(_ID_COUNT):
@@ -302,6 +308,9 @@ def check_tensors(data, entries, count, error):
     if status != 0:
         return status
     config = data + entries_at(entries)[0].begin
+    # What is wrong with a field is told by the field, not by the tensor that it is in.
+    error.name_offset = -1
+    error.name_size = 0
     status = check_config(config, error)
     if status != 0:
         return status
