@@ -340,6 +340,12 @@ class MergeTableError(ModelFileError):
     code = 69
 
 
+class PieceScoreError(ModelFileError):
+    """The scores or the rewriting rules of a Unigram vocabulary are missing, not in order, or refer to nothing."""
+
+    code = 70
+
+
 class TrieError(ModelFileError):
     """The vocabulary's trie is damaged."""
 

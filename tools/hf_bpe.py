@@ -70,12 +70,12 @@ def read_bpe(directory: Path, settings: dict[str, Any]) -> Tokenizer:
         notes.append(f"{settings_path.name}: add_prefix_space = {said!r} takes the place of {path.name}'s {prefix_space!r}")
     if not isinstance(said, bool):
         raise ConversionError(f"{settings_path}: add_prefix_space is {said!r}; it must be true or false")
-    added = _check_added(source, pieces, listed)
+    added = check_added(source, pieces, listed)
     if path.exists():
-        processor = _post_processor(path, parts.get("post_processor"))
+        processor = post_processor(path, parts.get("post_processor"))
         defaults = _DEBERTA if "[CLS]" in pieces and "<s>" not in pieces else _ROBERTA
         special = special_ids(directory, settings, source, pieces, defaults)
-        double = _two_separators(path, processor, pieces, special)
+        double = two_separators(path, processor, pieces, special)
     else:
         defaults, double = _family(directory, settings)
         special = special_ids(directory, settings, source, pieces, defaults)
@@ -174,7 +174,7 @@ def _merge_ids(source: Path, pieces: list[str], merge_list: list[Any]) -> tuple[
     return [ids[char] for char in byte_characters()], merges
 
 
-def _check_added(path: Path, pieces: list[str], listed: list[dict[str, Any]]) -> dict[int, int]:
+def check_added(path: Path, pieces: list[str], listed: list[dict[str, Any]]) -> dict[int, int]:
     """Options of the added tokens by id; those behind the vocabulary are appended to `pieces`."""
     added: dict[int, int] = {}
     normalized: dict[bool, list[str]] = {False: [], True: []}
@@ -216,7 +216,7 @@ def _family(directory: Path, settings: dict[str, Any]) -> tuple[dict[str, str], 
     return _FAMILIES[name]
 
 
-def _post_processor(path: Path, processor: Any) -> dict[str, Any]:
+def post_processor(path: Path, processor: Any) -> dict[str, Any]:
     """The one that adds special tokens: ByteLevel beside it only changes offsets."""
     given = processor.get("processors") if isinstance(processor, dict) and processor.get("type") == "Sequence" else [processor]
     found = [each for each in given or [] if isinstance(each, dict) and each.get("type") != "ByteLevel"]
@@ -225,7 +225,7 @@ def _post_processor(path: Path, processor: Any) -> dict[str, Any]:
     return found[0]
 
 
-def _two_separators(path: Path, processor: dict[str, Any], pieces: list[str], special: dict[str, int]) -> bool:
+def two_separators(path: Path, processor: dict[str, Any], pieces: list[str], special: dict[str, int]) -> bool:
     """Whether pairs are <s> A </s></s> B </s> without types (Liu et al. 2019), not [CLS] A [SEP] B [SEP] with type 1 from B on."""
     cls, sep = pieces[special["cls"]], pieces[special["sep"]]
     kind = processor.get("type")

@@ -10,6 +10,8 @@ from tinybert_rt.format import layout
 
 from .hf import ConversionError, read_json_object
 from .hf_bpe import read_bpe
+from .hf_unigram import read_unigram_tokenizer
+from .spm import NAMES
 from .tokenizer_parts import Tokenizer, listed_in_settings, model_max_tokens, pieces_by_id, special_ids, template
 
 _SPECIAL = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
@@ -25,8 +27,12 @@ def read_tokenizer(directory: Path) -> Tokenizer:
         # Files of old releases do not name the type.
         if isinstance(model, dict) and model.get("type", "BPE" if "merges" in model else "") == "BPE":
             return read_bpe(directory, settings)
+        if isinstance(model, dict) and model.get("type") == "Unigram":
+            return read_unigram_tokenizer(directory, settings)
     elif (directory / "vocab.json").exists() and (directory / "merges.txt").exists():
         return read_bpe(directory, settings)
+    elif not (directory / "vocab.txt").exists() and any((directory / name).exists() for name in NAMES):
+        return read_unigram_tokenizer(directory, settings)
     return _read_wordpiece(directory, settings)
 
 
@@ -102,7 +108,7 @@ def _read_model(path: Path, parts: dict[str, Any]) -> list[str]:
     model = parts.get("model")
     if not isinstance(model, dict) or model.get("type", "WordPiece") != "WordPiece" or not isinstance(model.get("vocab"), dict):
         kind = model.get("type") if isinstance(model, dict) else model
-        raise ConversionError(f"{path}: model.type is {kind!r}; supported: 'WordPiece' and 'BPE'")
+        raise ConversionError(f"{path}: model.type is {kind!r}; supported: 'WordPiece', 'BPE' and 'Unigram'")
     if model.get("continuing_subword_prefix", "##") != "##":
         raise ConversionError(f"{path}: model.continuing_subword_prefix is {model['continuing_subword_prefix']!r}; only '##' is supported")
     pre_tokenizer = (parts.get("pre_tokenizer") or {}).get("type")

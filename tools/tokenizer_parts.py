@@ -14,6 +14,7 @@ from tinybert_rt.format.trie import build_trie
 
 from . import quantize
 from .hf import ConversionError, read_json_object
+from .unigram_parts import Unigram, unigram_tensors
 
 
 @dataclass
@@ -42,6 +43,9 @@ class Tokenizer:
 
     merges: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     """Of byte-level BPE: left and right token → rank, new token."""
+
+    unigram: Unigram | None = None
+    """Of Unigram: scores and how text is normalised."""
 
 
 def listed_in_settings(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -127,7 +131,8 @@ def tokenizer_tensors(tokenizer: Tokenizer) -> tuple[dict[str, np.ndarray], dict
         "merges": len(tokenizer.merges),
         "added_options": int(any(options)),
     }
-    return tensors, config
+    made, fields = unigram_tensors(tokenizer.unigram, len(pieces))
+    return tensors | made, config | fields
 
 
 def _merge_tensors(tokenizer: Tokenizer) -> dict[str, np.ndarray]:

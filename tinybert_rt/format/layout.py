@@ -82,6 +82,12 @@ CONFIG_FIELDS = (
     "added_options",
     "transform_activation",
     "own_decoder",
+    "scored_pieces",
+    "unigram_flags",
+    "expansion",
+    "rewrites",
+    "rewrite_nodes",
+    "rewrite_bytes",
 )
 """Fields are only ever added at the end, with 0 for what files without them mean."""
 
@@ -105,7 +111,7 @@ ARCHITECTURES = {
 
 WEIGHT_DTYPES = {"f32": 0, "int8": 1}
 POOLINGS = {"cls": 1, "mean": 2, "max": 3}
-TOKENIZER_KINDS = {"wordpiece": 1, "bpe": 2}
+TOKENIZER_KINDS = {"wordpiece": 1, "bpe": 2, "unigram": 3}
 
 HEADS = {"none": 0, "sequence_classification": 1, "token_classification": 2, "question_answering": 3, "masked_token": 4}
 TRANSFORM_ACTIVATIONS = {"none": 0, **{name: 1 + code for name, code in ACTIVATIONS.items()}}
@@ -134,6 +140,39 @@ DOUBLE_SEPARATOR = 32
 # Bits of the options of an added token: white space before or behind it belongs to it.
 STRIP_LEFT = 1
 STRIP_RIGHT = 2
+
+# Bits of "unigram_flags": what is done to each part of the text between added tokens, in the order of the numbers. White space is cut
+# off before it is rewritten, or after.
+TRIM_BEGIN = 1
+TRIM_END = 2
+DECOMPOSE_HANGUL = 4
+"""Syllables become jamo in the first stage of rewriting."""
+
+STRIP_BEGIN = 8
+STRIP_END = 16
+COLLAPSE_SPACES = 32
+"""Neighbouring spaces become one space."""
+
+COLLAPSE_TO_MARK = 64
+"""Two or more neighbouring spaces become one word mark."""
+
+SPLIT_SPACES = 128
+"""White space separates words and is dropped."""
+
+SPLIT_PUNCTUATION = 256
+"""Each punctuation character is a word."""
+
+PREFIX_ALWAYS = 512
+"""The word mark is put before every part that the two above leave, unless it begins with it or with a space."""
+
+PREFIX_FIRST = 1024
+"""The same, at the begin of the text only."""
+
+UNIGRAM_FLAGS = 2047
+"""All of them."""
+
+MAX_REWRITE_BYTES = 1 << 24
+MAX_EXPANSION = 255
 
 LARGEST_WORD_CHARS = 1024
 _ID = (0, MAX_VOCAB_SIZE - 1)
@@ -183,6 +222,12 @@ CONFIG_RANGES: dict[str, tuple[int, int]] = {
     "added_options": (0, 1),
     "transform_activation": (0, len(TRANSFORM_ACTIVATIONS) - 1),
     "own_decoder": (0, 1),
+    "scored_pieces": (0, MAX_VOCAB_SIZE),
+    "unigram_flags": (0, UNIGRAM_FLAGS),
+    "expansion": (0, MAX_EXPANSION),
+    "rewrites": (0, MAX_VOCAB_SIZE),
+    "rewrite_nodes": (0, MAX_TRIE_NODES),
+    "rewrite_bytes": (0, MAX_REWRITE_BYTES),
 }
 CONFIG_KINDS = (
     "architecture",
@@ -199,12 +244,13 @@ CONFIG_KINDS = (
     "added_options",
     "transform_activation",
     "own_decoder",
+    "unigram_flags",
 )
 """Fields that choose among kinds: a value out of range is one that a later release may know."""
 
 CONFIG_IDS = ("unk_id", "cls_id", "sep_id", "pad_id", "mask_id")
 
-DTYPE_BYTES = {"U8": 1, "I8": 1, "I32": 4, "U32": 4, "F32": 4, "F16": 2}
+DTYPE_BYTES = {"U8": 1, "I8": 1, "I32": 4, "U32": 4, "F32": 4, "F16": 2, "F64": 8}
 DTYPE_CODES = {name: code for code, name in enumerate(DTYPE_BYTES)}
 
 
@@ -369,6 +415,10 @@ GLOBAL_RULES: tuple[TensorRule, ...] = (
     TensorRule("tokenizer.bytes", "I32", (_number(256),), None, "merges"),
     TensorRule("tokenizer.merge_starts", "U32", (Dimension("vocab_size", plus=1, multiple=LANES),), None, "merges"),
     TensorRule("tokenizer.merges", "U32", (Dimension("merges", multiple=LANES), _number(3)), None, "merges"),
+    TensorRule("tokenizer.scores", "F64", (Dimension("vocab_size", multiple=LANES),), None, "scored_pieces"),
+    TensorRule("tokenizer.rewrite_trie", "U32", (Dimension("rewrite_nodes", multiple=8), _number(2)), None, "rewrites"),
+    TensorRule("tokenizer.rewrite_texts", "U8", (Dimension("rewrite_bytes", multiple=ALIGNMENT),), None, "rewrites"),
+    TensorRule("tokenizer.rewrite_offsets", "U32", (Dimension("rewrites", plus=1, multiple=LANES),), None, "rewrites"),
     *_table("embeddings.word", "vocab_size"),
     *_table("embeddings.position", "max_positions", absent="no_positions"),
     *_table("embeddings.type", "type_vocab_size"),

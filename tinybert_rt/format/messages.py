@@ -144,6 +144,11 @@ TEMPLATES: dict[int, Template] = {
         "a tokenizer of the kind {detail} cannot have {position} merges: {DAMAGED}",
         Condition.NO_TENSOR,
     ),
+    errors.PieceScoreError.code: _template(
+        "tensor '{tensor}': element {detail} (byte {position:,}) is out of order or refers to nothing: {DAMAGED}",
+        "a tokenizer of the kind {detail} cannot have {position} scored pieces: {DAMAGED}",
+        Condition.NO_TENSOR,
+    ),
     errors.TrieError.code: _template("tensor '{tensor}': node {detail} (byte {position:,}) refers to nothing: {DAMAGED}"),
     errors.NonFiniteWeightError.code: _template("tensor '{tensor}': element {detail} (byte {position:,}) is NaN or infinite: {DAMAGED}"),
     errors.NegativeScaleError.code: _template("tensor '{tensor}': scale {detail} (byte {position:,}) is negative: {DAMAGED}"),

@@ -18,6 +18,8 @@ from tinybert_rt.format.reader_contents import (
     check_floats,
     check_merges,
     check_pieces,
+    check_rewrites,
+    check_scores,
     check_sums,
     check_trie,
 )
@@ -27,7 +29,7 @@ from tinybert_rt.format.structs import Layer, Model
 from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.memory import load_f32, load_i32, load_i64, store_i64
 from tinybert_rt.kernels.struct_types import struct_at
-from tinybert_rt.text.prepare import prepare_wordpiece
+from tinybert_rt.text.prepare import prepare_unigram, prepare_wordpiece
 
 _INT8 = WEIGHT_DTYPES["int8"]
 _MASKED = HEADS["masked_token"]
@@ -80,6 +82,12 @@ _MERGES = CONFIG_INDEX["merges"]
 _ADDED_OPTIONS = CONFIG_INDEX["added_options"]
 _TRANSFORM_ACTIVATION = CONFIG_INDEX["transform_activation"]
 _OWN_DECODER = CONFIG_INDEX["own_decoder"]
+_SCORED_PIECES = CONFIG_INDEX["scored_pieces"]
+_UNIGRAM_FLAGS = CONFIG_INDEX["unigram_flags"]
+_EXPANSION = CONFIG_INDEX["expansion"]
+_REWRITES = CONFIG_INDEX["rewrites"]
+_REWRITE_NODES = CONFIG_INDEX["rewrite_nodes"]
+_REWRITE_BYTES = CONFIG_INDEX["rewrite_bytes"]
 
 
 @inline
@@ -129,6 +137,38 @@ def _read_config(config, model):
 
 
 @kernel
+def _open_unigram(data, entries, place, config, tokenizer, error):
+    """Check and fill what only Unigram has, at `place`; returns status, next place."""
+    entry = entries_at(entries)
+    tokenizer.scores = 0
+    tokenizer.lowest_score = 0
+    tokenizer.unigram_flags = field(config, _UNIGRAM_FLAGS)
+    tokenizer.rewrite_trie = 0
+    tokenizer.rewrite_nodes = 0
+    tokenizer.rewrite_texts = 0
+    tokenizer.rewrite_offsets = 0
+    tokenizer.chars_root = -1
+    tokenizer.clusters_root = -1
+    status = 0
+    if field(config, _SCORED_PIECES) != 0:
+        tokenizer.scores = data + entry[place].begin
+        tokenizer.tokens_per_byte = max(field(config, _EXPANSION), 2)
+        status = check_scores(data, entry[place], field(config, _SCORED_PIECES), error)
+        place += 1
+    rewrites = field(config, _REWRITES)
+    if status == 0 and rewrites != 0:
+        tokenizer.rewrite_trie = data + entry[place].begin
+        tokenizer.rewrite_texts = data + entry[place + 1].begin
+        tokenizer.rewrite_offsets = data + entry[place + 2].begin
+        nodes = field(config, _REWRITE_NODES)
+        tokenizer.rewrite_nodes = nodes
+        text_bytes = field(config, _REWRITE_BYTES)
+        status = check_rewrites(data, entry[place], entry[place + 1], entry[place + 2], nodes, text_bytes, rewrites, error)
+        place += 3
+    return status, place
+
+
+@kernel
 def _open_tokenizer(data, entries, config, tokenizer, error):
     """Check and fill the tokenizer; returns status, place of the tensor behind it."""
     entry = entries_at(entries)
@@ -173,7 +213,11 @@ def _open_tokenizer(data, entries, config, tokenizer, error):
         status = check_merges(data, entry[place], entry[place + 1], entry[place + 2], merges, tokenizer.vocab_size, error)
         place += 3
     if status == 0:
+        status, place = _open_unigram(data, entries, place, config, tokenizer, error)
+    if status == 0:
         prepare_wordpiece(tokenizer)
+        if field(config, _SCORED_PIECES) != 0:
+            prepare_unigram(tokenizer, field(config, _SCORED_PIECES))
     return status, place
 
 

@@ -14,6 +14,7 @@ from tinybert_rt.kernels.memory import load_i32, load_i64, load_u8, load_u32
 _PIECES = errors.PieceTableError.code
 _ADDED = errors.AddedTokenError.code
 _MERGES = errors.MergeTableError.code
+_SCORES = errors.PieceScoreError.code
 _TRIE = errors.TrieError.code
 _NON_FINITE = errors.NonFiniteWeightError.code
 _NEGATIVE = errors.NegativeScaleError.code
@@ -25,6 +26,7 @@ ANY_SIGN = 0
 NOT_NEGATIVE = 1
 
 _EXPONENT = 0x7F800000
+_EXPONENT_F64 = 0x7FF
 
 
 @kernel
@@ -143,6 +145,40 @@ def check_merges(data, tokens, starts, merges, count, vocab_size, error):
                 return fail(error, _MERGES, 3 * row + 2, position + 8)
             last = right
     return _check_zero(data, merges.begin + 12 * count, merges.end, error)
+
+
+@kernel
+def check_scores(data, entry, count, error):
+    """The scores of the pieces are finite, zero behind the first `count`; returns a status."""
+    name_error(error, entry)
+    for index in range(count):
+        if (load_i64(data + entry.begin + 8 * index) >> 52) & _EXPONENT_F64 == _EXPONENT_F64:
+            return fail(error, _NON_FINITE, index, entry.begin + 8 * index)
+    return _check_zero(data, entry.begin + 8 * count, entry.end, error)
+
+
+@kernel
+def check_rewrites(data, trie, texts, offsets, nodes, text_bytes, count, error):
+    """The trie refers to rules, the offsets of their replacements ascend from 0 to the end of the texts; returns a status.
+
+    Args:
+        trie, texts, offsets: the entries of tokenizer.rewrite_trie, tokenizer.rewrite_texts, tokenizer.rewrite_offsets.
+    """
+    status = check_trie(data, trie, nodes, count, error)
+    if status != 0:
+        return status
+    name_error(error, offsets)
+    last = 0
+    for index in range(count + 1):
+        offset = load_u32(data + offsets.begin + 4 * index)
+        if offset < last or offset > text_bytes or (index == 0 and offset != 0) or (index == count and offset != text_bytes):
+            return fail(error, _SCORES, index, offsets.begin + 4 * index)
+        last = offset
+    status = _check_zero(data, offsets.begin + 4 * (count + 1), offsets.end, error)
+    if status != 0:
+        return status
+    name_error(error, texts)
+    return _check_zero(data, texts.begin + text_bytes, texts.end, error)
 
 
 @inline

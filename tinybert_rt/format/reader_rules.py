@@ -52,6 +52,7 @@ _LABELS = errors.HeadLabelsError.code
 _LIMIT = errors.TokenLimitError.code
 _MERGES = errors.MergeTableError.code
 _SPECIAL = errors.SpecialTokenError.code
+_SCORES = errors.PieceScoreError.code
 
 RULES = (*GLOBAL_RULES, *LAYER_RULES)
 _GLOBALS = len(GLOBAL_RULES)
@@ -112,6 +113,8 @@ _MASKED = HEADS["masked_token"]
 
 _KIND_FIELD, _MERGES_FIELD = CONFIG_INDEX["tokenizer_kind"], CONFIG_INDEX["merges"]
 _BPE = TOKENIZER_KINDS["bpe"]
+_SCORED_FIELD = CONFIG_INDEX["scored_pieces"]
+_UNIGRAM = TOKENIZER_KINDS["unigram"]
 
 
 @inline
@@ -198,6 +201,9 @@ def check_config(config, error):
         error.name_offset = -1  # it is no tensor's fault
         error.name_size = 0
         return fail(error, _MERGES, kind, merges)
+    scored = field(config, _SCORED_FIELD)
+    if (kind == _UNIGRAM) != (scored != 0) or scored > field(config, _VOCAB_FIELD):
+        return fail(error, _SCORES, kind, scored)
     if field(config, _MAX_TOKENS_FIELD) > field(config, _POSITIONS_FIELD):
         return fail(error, _LIMIT, field(config, _POSITIONS_FIELD), field(config, _MAX_TOKENS_FIELD))
     for i in range(_ID_COUNT):
@@ -353,6 +359,9 @@ def check_tensors(data, entries, count, error):
     if status != 0:
         return status
     config = data + entries_at(entries)[0].begin
+    # What is wrong with a field is told by the field, not by the tensor that it is in.
+    error.name_offset = -1
+    error.name_size = 0
     status = check_config(config, error)
     if status != 0:
         return status

@@ -85,6 +85,18 @@ Tokenizer = Struct(
         ("bytes", "ptr"),
         ("merge_starts", "ptr"),  # uint32 [vocab_size + 1]
         ("merges", "ptr"),
+        # Unigram: float64 [vocab_size], and the piece with the lowest of them. The rules of rewriting: a trie as above whose ids are
+        # rules, their replacements one behind the other with uint32 [rules + 1] offsets, and the nodes where the keys of the two stages
+        # begin, or -1.
+        ("scores", "ptr"),
+        ("lowest_score", "i64"),
+        ("unigram_flags", "i64"),
+        ("rewrite_trie", "ptr"),
+        ("rewrite_nodes", "i64"),
+        ("rewrite_texts", "ptr"),
+        ("rewrite_offsets", "ptr"),
+        ("chars_root", "i64"),
+        ("clusters_root", "i64"),
         # What callers need for their buffers.
         ("tokens_per_byte", "i64"),  # a text of n bytes has at most n times as many tokens, without special tokens
         ("pair_special", "i64"),  # special tokens around a pair; a single text has 2

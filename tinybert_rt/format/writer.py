@@ -22,7 +22,7 @@ from tinybert_rt.format.layout import (
 )
 from tinybert_rt.output import whole_file
 
-NUMPY_DTYPES = {"U8": "u1", "I8": "i1", "I32": "<i4", "U32": "<u4", "F32": "<f4", "F16": "<f2"}
+NUMPY_DTYPES = {"U8": "u1", "I8": "i1", "I32": "<i4", "U32": "<u4", "F32": "<f4", "F16": "<f2", "F64": "<f8"}
 
 
 def config_tensor(config: dict[str, int]) -> np.ndarray:

@@ -57,11 +57,13 @@ load_u32 = _scalar_load(ir.IntType(32), types.int64, "zext")
 load_i32 = _scalar_load(ir.IntType(32), types.int64, "sext")
 load_i64 = _scalar_load(_I64, types.int64, None)
 load_f32 = _scalar_load(ir.FloatType(), types.float32, None)
+load_f64 = _scalar_load(ir.DoubleType(), types.float64, None)
 store_u8 = _scalar_store(ir.IntType(8), types.int64, True)
 store_u16 = _scalar_store(ir.IntType(16), types.int64, True)
 store_i32 = _scalar_store(ir.IntType(32), types.int64, True)
 store_i64 = _scalar_store(_I64, types.int64, False)
 store_f32 = _scalar_store(ir.FloatType(), types.float32, False)
+store_f64 = _scalar_store(ir.DoubleType(), types.float64, False)
 
 
 @intrinsic

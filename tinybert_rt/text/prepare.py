@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from tinybert_rt.kernels.jit import kernel
-from tinybert_rt.kernels.memory import constant_table, load_i32, load_u8, load_u32
+from tinybert_rt.kernels.memory import constant_table, load_f64, load_i32, load_u8, load_u32
 from tinybert_rt.text.trie_walk import find_node
 
+# The keys of the rules of rewriting begin with the stage.
+_chars_prefix = constant_table(b"\x01")
+_clusters_prefix = constant_table(b"\x02")
 _continuation_prefix = constant_table(b"##")
 
 
@@ -35,3 +38,15 @@ def prepare_wordpiece(tokenizer):
             tokenizer.added_first2 = tokenizer.added_first2 | bit
         else:
             tokenizer.added_first3 = tokenizer.added_first3 | bit
+
+
+@kernel
+def prepare_unigram(tokenizer, scored_pieces):
+    """Set lowest_score, chars_root and clusters_root; `scored_pieces` ≥ 1."""
+    lowest = 0
+    for piece in range(scored_pieces):
+        if load_f64(tokenizer.scores + 8 * piece) < load_f64(tokenizer.scores + 8 * lowest):
+            lowest = piece
+    tokenizer.lowest_score = lowest
+    tokenizer.chars_root = find_node(tokenizer.rewrite_trie, tokenizer.rewrite_nodes, _chars_prefix(), 1)
+    tokenizer.clusters_root = find_node(tokenizer.rewrite_trie, tokenizer.rewrite_nodes, _clusters_prefix(), 1)

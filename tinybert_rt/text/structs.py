@@ -37,3 +37,44 @@ Scan = Struct(
         ("full_count", "i64"),  # tokens before it
     ],
 )
+
+# State of Unigram, at the start of the scratch.
+Flow = Struct(
+    "kernel_flow",
+    [
+        ("flags", "i64"),  # of Unigram, see layout
+        ("ids", "ptr"),  # as in Scan
+        ("capacity", "i64"),
+        ("count", "i64"),
+        ("spans", "ptr"),
+        # The cluster being read, of at most 5 bytes.
+        ("cluster", "ptr"),  # its UTF-8 bytes
+        ("places", "ptr"),  # int64 [][2]: first byte in the text, and the byte behind, of each of its characters
+        ("cluster_size", "i64"),
+        ("cluster_chars", "i64"),
+        ("long", "i64"),  # 1: the cluster has more than 5 bytes, all passed on already
+        ("before", "i64"),  # class of the character before, see text.graphemes
+        ("before_code", "i64"),
+        ("pictures", "i64"),
+        # The normalised segment.
+        ("counting", "i64"),  # 1: only counted, to find its end without spaces
+        ("passed", "i64"),  # characters so far
+        ("last", "i64"),  # the same at the last one that is no space
+        ("limit", "i64"),  # characters behind these are left out; -1: none are
+        ("seen", "i64"),  # 1: a character was passed on
+        ("blanks", "i64"),  # spaces not passed on yet
+        ("blank_start", "i64"),
+        ("blank_stop", "i64"),
+        # The word being read.
+        ("opening", "i64"),  # where the first character of the segment is to be found in the text; -1: it has been read
+        ("fresh", "i64"),  # 1: the next character begins a part that the pre-tokenizer cut out
+        ("word", "ptr"),  # its UTF-8 bytes
+        ("best", "ptr"),  # float64 [bytes + 1]: the best sum of scores up to each byte
+        ("links", "ptr"),  # int64 [bytes + 1]: the piece that ends there on the best path, (its first byte << 32) | id; or -1
+        ("length", "i64"),  # in bytes
+        ("lead", "i64"),  # 1: it is the word mark so far
+        ("start", "i64"),  # byte of the text where the word begins
+        ("stop", "i64"),
+        ("unknown", "i64"),  # 1: the last token is the unknown one and may go on
+    ],
+)
