@@ -13,7 +13,7 @@ import numpy as np
 from format_files import small_config
 from text_tokenizer import SHARED, ffi, function
 
-from tinybert_rt.format import layout
+from tinybert_rt.format import tensors as file_tensors
 from tinybert_rt.format.writer import NUMPY_DTYPES, write_model
 from tinybert_rt.text.limits import WORD_SCRATCH_BYTES
 from tools.hf_tokenizer import read_tokenizer
@@ -138,7 +138,7 @@ def write_bpe_model(directory: Path, change: Callable[[Json], object] | None = N
     """A model file with the trained tokenizer; its weights are zero."""
     tensors, fields = tokenizer_tensors(read_tokenizer(write_bpe(directory / "hf", change)))
     config = small_config(**fields)
-    specs = layout.tensor_specs(config)
+    specs = file_tensors.tensor_specs(config)
     zeros = {name: np.zeros(shape, NUMPY_DTYPES[dtype]) for name, (dtype, shape) in specs.items() if name != "config"}
     write_model(directory / "small.tbrt", config, {**zeros, **tensors}, {"source": "a test"})
     return directory / "small.tbrt"

@@ -12,6 +12,7 @@ import numpy as np
 
 from tinybert_rt.engine.jit import load_kernels
 from tinybert_rt.format import layout, structs
+from tinybert_rt.format import tensors as file_tensors
 from tinybert_rt.format.messages import file_error
 from tinybert_rt.format.trie import build_trie
 from tinybert_rt.format.writer import NUMPY_DTYPES, write_model
@@ -58,7 +59,7 @@ def small_config(**changes: int) -> dict[str, int]:
 
 def small_tensors(config: dict[str, int]) -> dict[str, np.ndarray]:
     """A valid tokenizer, and weights of which all are 0 but some scales, biases and norms that are in use."""
-    tensors = {name: np.zeros(shape, NUMPY_DTYPES[dtype]) for name, (dtype, shape) in layout.tensor_specs(config).items()}
+    tensors = {name: np.zeros(shape, NUMPY_DTYPES[dtype]) for name, (dtype, shape) in file_tensors.tensor_specs(config).items()}
     del tensors["config"]
     trie = build_trie(PIECES)
     tensors["tokenizer.trie"][: len(trie)] = trie
@@ -165,7 +166,7 @@ def config_table() -> str:
     return "\n".join(lines)
 
 
-def dimension_text(dimension: layout.Dimension) -> str:
+def dimension_text(dimension: file_tensors.Dimension) -> str:
     """A dimension as FORMAT.md writes it."""
     if not dimension.size:
         return str(dimension.plus)
@@ -179,7 +180,7 @@ def tensor_table() -> str:
     """The table of tensors in FORMAT.md."""
     kinds = {None: "all", **{code: name for name, code in layout.WEIGHT_DTYPES.items()}}
     lines = ["| tensor | in files | dtype | shape |", "|---|---|---|---|"]
-    for prefix, rules in (("", layout.GLOBAL_RULES), ("layers.N.", layout.LAYER_RULES)):
+    for prefix, rules in (("", file_tensors.GLOBAL_RULES), ("layers.N.", file_tensors.LAYER_RULES)):
         for rule in rules:
             shape = ", ".join(map(dimension_text, rule.shape))
             files = kinds[rule.weight_dtype] + (f", `{rule.field}` > 0" if rule.field else "")

@@ -15,6 +15,7 @@ from test_encoder import LENGTHS, reference, tolerance
 
 import tinybert_rt as tb
 from tinybert_rt.format import layout
+from tinybert_rt.format import tensors as file_tensors
 from tools.architectures import ARCHITECTURES
 from tools.convert import convert
 
@@ -304,7 +305,7 @@ def test_shared_layers_are_stored_once(tmp_path: Path) -> None:
     report = convert(tmp_path, tmp_path / "model.tbrt", pooling="mean", normalize=True)
     assert report.config["num_layers"] == 4
     assert report.config["stored_layers"] == 1
-    assert sum(name.startswith("layers.") and name.endswith("ffn.in.weight") for name in layout.tensor_specs(report.config)) == 1
+    assert sum(name.startswith("layers.") and name.endswith("ffn.in.weight") for name in file_tensors.tensor_specs(report.config)) == 1
     info = tb.load(tmp_path / "model.tbrt").info()
     assert (info["architecture"], info["layers"]) == ("albert", 4)
 

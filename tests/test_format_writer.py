@@ -12,6 +12,7 @@ from format_files import config_table, small_bytes, small_config, small_tensors,
 
 from tinybert_rt.errors import OutputFileError
 from tinybert_rt.format import layout
+from tinybert_rt.format import tensors as file_tensors
 from tinybert_rt.format.metadata import read_metadata
 from tinybert_rt.format.writer import write_model
 from tinybert_rt.text.limits import MAX_WORD_CHARS
@@ -43,7 +44,7 @@ def test_safetensors_reads_the_file(weight_dtype: str, tmp_path: Path) -> None:
         shown = json.loads(file.metadata()["config"])
         assert {**dict.fromkeys(layout.OPTIONAL_FIELDS, 0), **shown} == config
         assert all(shown[name] != 0 for name in shown if name in layout.OPTIONAL_FIELDS)
-        assert set(file.keys()) == set(layout.tensor_specs(config))
+        assert set(file.keys()) == set(file_tensors.tensor_specs(config))
         for name, values in small_tensors(config).items():
             assert np.array_equal(file.get_tensor(name), values)
         assert file.get_tensor("config")[: len(config)].tolist() == [config[name] for name in layout.CONFIG_FIELDS]
@@ -53,7 +54,7 @@ def test_tensors_are_aligned_and_without_holes(tmp_path: Path) -> None:
     data = small_bytes(tmp_path)
     header, body = split(data)
     assert (len(data) - len(body)) % 64 == 0
-    assert list(header) == ["__metadata__", *layout.tensor_specs(small_config())]
+    assert list(header) == ["__metadata__", *file_tensors.tensor_specs(small_config())]
     reached = 0
     for name, entry in header.items():
         if name != "__metadata__":
@@ -142,5 +143,5 @@ def test_limits_agree() -> None:
     assert tuple(layout.CONFIG_RANGES) == layout.CONFIG_FIELDS
     assert 255 * 128 * layout.MAX_DEPTH < 2**31
     largest = dict.fromkeys(layout.CONFIG_FIELDS, 1) | {"num_layers": layout.MAX_LAYERS}
-    assert len(layout.tensor_specs(largest)) <= layout.MAX_TENSORS
+    assert len(file_tensors.tensor_specs(largest)) <= layout.MAX_TENSORS
     assert max(high for _, high in layout.CONFIG_RANGES.values()) < 2**31

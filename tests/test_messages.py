@@ -21,6 +21,7 @@ from tinybert_rt.aot.message_table import c_string, encoded, message_table, stat
 from tinybert_rt.engine import abi
 from tinybert_rt.engine.texts import encode_error
 from tinybert_rt.format import layout, messages
+from tinybert_rt.format import tensors as file_tensors
 
 SOURCE = Path(messages.__file__).parent.parent / "c"
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-pedantic", "-Wconversion")
@@ -47,7 +48,8 @@ WITHOUT_A_TEMPLATE = {
 UNKNOWN = (-(2**31), -1, 999, 2**31 - 1)
 STATUSES = sorted({*errors.error_classes(), *UNKNOWN, 0})
 EDGES = (0, 1, -1, 999, 1000, -1000, 65535, 65536, 2**63 - 1, -(2**63))
-LAYERS = [(layer + 1) * 65536 + rule for layer in (0, 11, 2**20) for rule in (0, len(layout.LAYER_RULES), len(messages.RULE_NAMES) - 1)]
+RULES = (0, len(file_tensors.LAYER_RULES), len(messages.RULE_NAMES) - 1)
+LAYERS = [(layer + 1) * 65536 + rule for layer in (0, 11, 2**20) for rule in RULES]
 DETAILS = (*EDGES, *range(2, layout.CONFIG_SIZE + 1), *LAYERS, -65536, -65535)
 
 # A header-like beginning, a tensor's name at 20, a quote, bytes that need escapes, and an end that cuts excerpts short.

@@ -19,6 +19,7 @@ from test_encoder import tolerance
 import tinybert_rt as tb
 from tinybert_rt.cli import TOOLS
 from tinybert_rt.format import layout
+from tinybert_rt.format import tensors as file_tensors
 from tinybert_rt.format.writer import write_model
 from tools import tbrt
 from tools.convert import convert
@@ -228,7 +229,7 @@ def test_what_the_graph_would_leave_out_is_refused(field: str, tmp_path: Path, m
     wanted = dict.fromkeys(("no_positions", "conv_kernel", "relative_span"), 0) | {field: file.config[field]}
     config = file.config | wanted | {"architecture": layout.ARCHITECTURES["bert"]}
     config |= {"content_to_position": 0, "position_to_content": 0, "conv_activation": 0}
-    specs = layout.tensor_specs(config)
+    specs = file_tensors.tensor_specs(config)
     tensors = {name: np.zeros(shape, tbrt.NUMPY_DTYPES[kind]) for name, (kind, shape) in specs.items() if name != "config"}
     write_model(path, config, tensors, {})
     with pytest.raises(ConversionError, match=f"{field} is {file.config[field]}: export of such a model is not supported"):

@@ -9,6 +9,7 @@ import pytest
 from format_files import reader, small_bytes, small_config, small_tensors, write_small
 
 from tinybert_rt.format import layout
+from tinybert_rt.format import tensors as file_tensors
 
 
 @pytest.mark.parametrize("weight_dtype", layout.WEIGHT_DTYPES)
@@ -43,7 +44,7 @@ def test_valid_file_fills_the_structs(weight_dtype: str, tmp_path: Path) -> None
             "ffn.in": layer.ffn_in,
             "ffn.out": layer.ffn_out,
         }
-        for name, (inputs, outputs, parts) in layout.layer_linears(16, 24, 2).items():
+        for name, (inputs, outputs, parts) in file_tensors.layer_linears(16, 24, 2).items():
             linear = linears[name]
             assert (linear.inputs, linear.outputs) == (inputs, parts * layout.pad(outputs, 64))
             for part in ("weight", "scale", "column_sum", "bias"):

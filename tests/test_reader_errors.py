@@ -13,6 +13,7 @@ from format_files import join, patched, reader, small_bytes, small_config, split
 
 from tinybert_rt import errors
 from tinybert_rt.format import layout
+from tinybert_rt.format import tensors as file_tensors
 from tinybert_rt.format.layout import CONFIG_INDEX
 
 Header = dict[str, Any]
@@ -407,7 +408,7 @@ for _name in (
     "embeddings.type.scale",
     "embeddings.norm.weight",
     "embeddings.norm.bias",
-    *(f"layers.0.{layer}.{part}" for layer in layout.layer_linears(1, 1, 1) for part in ("scale", "bias")),
+    *(f"layers.0.{layer}.{part}" for layer in file_tensors.layer_linears(1, 1, 1) for part in ("scale", "bias")),
     "layers.0.attention.norm.weight",
     "layers.0.ffn.norm.bias",
 ):

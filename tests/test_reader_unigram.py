@@ -14,6 +14,7 @@ from unigram_tokenizer import ffi, function
 
 from tinybert_rt import errors
 from tinybert_rt.format import layout
+from tinybert_rt.format import tensors as file_tensors
 from tinybert_rt.format.writer import NUMPY_DTYPES, write_model
 from tinybert_rt.text.limits import TRUNCATE_LONGEST_FIRST, WORD_SCRATCH_BYTES
 from tools.hf_tokenizer import read_tokenizer
@@ -28,7 +29,7 @@ def valid(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     directory: Path = tmp_path_factory.mktemp("unigram")
     tensors, fields = tokenizer_tensors(read_tokenizer(write_tokenizer(directory / "hf", request.param)))
     config = small_config(**fields)
-    specs = layout.tensor_specs(config)
+    specs = file_tensors.tensor_specs(config)
     zeros = {name: np.zeros(shape, NUMPY_DTYPES[dtype]) for name, (dtype, shape) in specs.items() if name != "config"}
     write_model(directory / "small.tbrt", config, {**zeros, **tensors}, {"source": "a test"})
     return (directory / "small.tbrt").read_bytes()

@@ -22,6 +22,7 @@ import numpy as np
 
 from tinybert_rt.cli import OneLineParser
 from tinybert_rt.format import layout
+from tinybert_rt.format import tensors as file_tensors
 
 from .architectures import ARCHITECTURES
 from .hf import ConversionError
@@ -116,12 +117,12 @@ def _head(file: TbrtFile) -> dict[str, Any] | None:
 def _tensors(file: TbrtFile) -> Iterator[dict[str, Any]]:
     """Each tensor's facts, in file order; whether its elements are weights of the model is `parameters`."""
     config = file.config
-    sizes = config | layout.derived_sizes(config)
+    sizes = config | file_tensors.derived_sizes(config)
     heads, hidden = config["num_heads"], config["hidden_size"]
-    sizes |= {layout.HEADS_WIDTH: hidden, layout.HEAD_COLUMNS: hidden // heads}
-    sizes |= {layout.RELATIVE_COLUMNS: heads * 2 * config["relative_span"], layout.CONV_COLUMNS: config["conv_kernel"] * hidden}
+    sizes |= {file_tensors.HEADS_WIDTH: hidden, file_tensors.HEAD_COLUMNS: hidden // heads}
+    sizes |= {file_tensors.RELATIVE_COLUMNS: heads * 2 * config["relative_span"], file_tensors.CONV_COLUMNS: config["conv_kernel"] * hidden}
     errors = _errors(file)
-    for name, rule in layout.tensor_rules(config):
+    for name, rule in file_tensors.tensor_rules(config):
         entry = file.entries[name]
         # Of the blocks of a linear layer, the first two dimensions are those of outputs and inputs.
         shape = [each._replace(multiple=1, divisor=1).of(sizes) for each in rule.shape[:2]]

@@ -134,7 +134,7 @@ def _put(graph: Graph, node: object, tensors: dict[str, np.ndarray], name: str, 
 def _put_head(graph: Graph, tensors: dict[str, np.ndarray], encoder: OnnxEncoder, kind: Architecture, head: Head | None) -> list[str]:
     """The head's linear layers, the last ones of the graph. Returns a note on those that nothing uses."""
     wanted: list[str] = []
-    if head is not None:
+    if head is not None and head.kind != "masked_token":  # that one is not looked for: `convert` says that it is missing
         dense, activation, output = head_layers(head.task, kind)
         wanted = [name for name in (dense, output) if name]
         found = encoder.others[-len(wanted) :]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tinybert_rt.format import layout
+from tinybert_rt.format import tensors as file_tensors
 from tinybert_rt.format.writer import NUMPY_DTYPES
 
 from .hf import ConversionError
@@ -108,7 +109,7 @@ class TbrtFile:
         inner = self.config["inner_layers"] or 1
         if self.config["num_layers"] % inner or layout.stored_layers(self.config) % inner:
             raise self._error("inner_layers does not divide the number of layers")
-        expected = layout.tensor_specs(self.config)
+        expected = file_tensors.tensor_specs(self.config)
         found = {name: (entry.dtype, entry.shape) for name, entry in self.entries.items()}
         for name in expected.keys() | found.keys():
             if expected.get(name) != found.get(name):

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 from tinybert_rt import errors
 from tinybert_rt.format import layout
+from tinybert_rt.format import tensors as file_tensors
 
 
 class ErrorInfo(Protocol):
@@ -176,7 +177,7 @@ TEXT_FALLBACK = "text {item}: status {status}"
 REQUEST_MESSAGE = "a number of the request is out of range"
 """For any status, where no text is at fault: `item` is negative."""
 
-RULE_NAMES = tuple(rule.name for rule in (*layout.GLOBAL_RULES, *layout.LAYER_RULES))
+RULE_NAMES = tuple(rule.name for rule in (*file_tensors.GLOBAL_RULES, *file_tensors.LAYER_RULES))
 """The tensor names that the parser's numbers stand for, see `_rule_name`."""
 
 UNKNOWN_BOUNDS = "within its range"

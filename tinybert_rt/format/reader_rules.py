@@ -16,22 +16,24 @@ from tinybert_rt.format.layout import (
     CONFIG_KINDS,
     CONFIG_RANGES,
     CONFIG_SIZE,
-    CONV_COLUMNS,
     DTYPE_BYTES,
     DTYPE_CODES,
+    HEADS,
+    LANES,
+    MAX_DEPTH,
+    TOKENIZER_KINDS,
+)
+from tinybert_rt.format.reader_header import entries_at, equal_bytes, fail, name_error
+from tinybert_rt.format.tensors import (
+    CONV_COLUMNS,
     EMBEDDING_COLUMNS,
     GLOBAL_RULES,
     HEAD_COLUMNS,
-    HEADS,
     HEADS_WIDTH,
-    LANES,
     LAYER_RULES,
-    MAX_DEPTH,
     RELATIVE_COLUMNS,
-    TOKENIZER_KINDS,
     TensorRule,
 )
-from tinybert_rt.format.reader_header import entries_at, equal_bytes, fail, name_error
 from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.memory import constant_table, load_i32, load_u8
 
@@ -198,8 +200,6 @@ def check_config(config, error):
     kind = field(config, _KIND_FIELD)
     merges = field(config, _MERGES_FIELD)
     if (kind == _BPE) != (merges != 0):
-        error.name_offset = -1  # it is no tensor's fault
-        error.name_size = 0
         return fail(error, _MERGES, kind, merges)
     scored = field(config, _SCORED_FIELD)
     if (kind == _UNIGRAM) != (scored != 0) or scored > field(config, _VOCAB_FIELD):
@@ -225,7 +225,7 @@ def _padded(columns):
 
 @kernel
 def _dimension(rule, axis, config):
-    """The size that a rule gives to a dimension: `layout.Dimension.of`."""
+    """The size that a rule gives to a dimension: `file_tensors.Dimension.of`."""
     part = rule + 4 * (_DIMENSIONS + axis * _DIMENSION_INTS)
     index = load_i32(part)
     value = 0

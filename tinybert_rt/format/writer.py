@@ -18,8 +18,8 @@ from tinybert_rt.format.layout import (
     MAX_PAIR_SUM,
     OPTIONAL_FIELDS,
     pad,
-    tensor_specs,
 )
+from tinybert_rt.format.tensors import tensor_specs
 from tinybert_rt.output import whole_file
 
 NUMPY_DTYPES = {"U8": "u1", "I8": "i1", "I32": "<i4", "U32": "<u4", "F32": "<f4", "F16": "<f2", "F64": "<f8"}
