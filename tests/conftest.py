@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,15 @@ from tinybert_rt.engine import abi, jit  # noqa: E402
 from tinybert_rt.isa.levels import available_levels, level_by_name  # noqa: E402
 
 LEVELS = [level.name for level in available_levels()]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With several workers: the kernels that most tests use are compiled before these start, once."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        for level in LEVELS:
+            jit.load_kernels(level_by_name(level))
+
+
 _ffi = cffi.FFI()
 _ffi.cdef(abi.c_structs())
 
@@ -68,8 +78,14 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tinybert_rt.aot.library import build_library
     from tinybert_rt.aot.targets import this_machine
 
-    out = tmp_path_factory.mktemp("library")
     target = this_machine()
     assert target is not None
-    build_library(target, out)
+    base = tmp_path_factory.getbasetemp()
+    out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "library"  # one for all workers
+    out.mkdir(exist_ok=True)
+    with (out / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (out / "done").exists():
+            build_library(target, out)
+            (out / "done").touch()
     return out

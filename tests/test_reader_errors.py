@@ -366,6 +366,7 @@ config_case("head_without_labels", errors.HeadLabelsError, "a head of the kind 1
 config_case("labels_without_a_head", errors.HeadLabelsError, "a head of the kind 0 cannot have 3 labels", labels=3)
 config_case("labels_that_are_empty", errors.HeadLabelsError, "a head of the kind 2 cannot have 3 labels", head=2, labels=3, labels_bytes=2)
 config_case("merges_of_wordpiece", errors.MergeTableError, "a tokenizer of the kind 1 cannot have 3 merges", merges=3)
+config_case("scored_pieces_of_wordpiece", errors.PieceScoreError, "kind 1 cannot have 3 scored pieces", scored_pieces=3)
 config_case("bpe_without_merges", errors.MergeTableError, "a tokenizer of the kind 2 cannot have 0 merges", tokenizer_kind=2)
 config_case("masked_tokens_without_a_transform", errors.HeadLabelsError, "a head of the kind 4 cannot have 0 labels", head=4)
 config_case(
