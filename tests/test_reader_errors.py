@@ -369,9 +369,7 @@ config_case("merges_of_wordpiece", errors.MergeTableError, "a tokenizer of the k
 config_case("scored_pieces_of_wordpiece", errors.PieceScoreError, "kind 1 cannot have 3 scored pieces", scored_pieces=3)
 config_case("bpe_without_merges", errors.MergeTableError, "a tokenizer of the kind 2 cannot have 0 merges", tokenizer_kind=2)
 config_case("masked_tokens_without_a_transform", errors.HeadLabelsError, "a head of the kind 4 cannot have 0 labels", head=4)
-config_case(
-    "masked_tokens_with_labels", errors.HeadLabelsError, "the kind 4 cannot have 2 labels", head=4, transform_activation=1, labels=2
-)
+config_case("masked_tokens_with_labels", errors.HeadLabelsError, "kind 4 cannot have 2", head=4, transform_activation=1, labels=2)
 config_case("transform_without_a_head", errors.HeadLabelsError, "a head of the kind 0", transform_activation=1)
 config_case("decoder_of_another_head", errors.HeadLabelsError, "the kind 1", head=1, labels=1, labels_bytes=1, own_decoder=1)
 config_case("more_tokens_than_positions", errors.TokenLimitError, "'max_tokens' is 9, but there are only 8", max_tokens=9)
