@@ -9,6 +9,7 @@ from bpe_tokenizer import write_bpe
 from test_convert_unigram import write_tokenizer
 
 import tinybert_rt as tb
+from tinybert_rt.cli import main
 from tools.convert import convert
 
 
@@ -47,3 +48,12 @@ def test_the_filled_text_is_the_decoded_one(kind: str, template: str, tmp_path: 
             assert each.text == decoded, each
     begin = model.fill_mask(f"{mask} name", top=len(model.vocabulary()))[0]
     assert not any(each.text.startswith(" ") for each in begin if each.token.strip("\u2581 "))
+
+
+def test_the_command_prints_a_line_a_piece(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Byte-level BPE has pieces that are line breaks."""
+    model, _ = write_masked(tmp_path, "bpe")
+    assert any("\n" in piece for piece in model.vocabulary())
+    top = len(model.vocabulary())
+    assert main(["fill-mask", "a <mask>\nb", "--model", str(tmp_path / "model.tbrt"), "--top", str(top)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == top
