@@ -51,6 +51,14 @@ def test_logits_of_a_head_are_compared(name: str, head: str, tmp_path: Path, cap
     assert compared(capsys, tmp_path, "--dtype", "f32", *TEXTS)["logits"]["max_abs"] < 1e-4
 
 
+@pytest.mark.parametrize(("name", "head"), [("bert", "ForMaskedLM"), ("bert", "ForPreTraining")])
+def test_logits_of_mask_tokens_are_compared(name: str, head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_case(tmp_path, CASES[name], head)
+    assert "logits" not in compared(capsys, tmp_path, "--dtype", "f32", *TEXTS)
+    found = compared(capsys, tmp_path, "--dtype", "f32", "--text", "the [MASK] sat", "--text", "[MASK] [MASK]")
+    assert found["logits"]["max_abs"] < 1e-4
+
+
 def test_a_file_that_is_given_is_what_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_checkpoint(tmp_path / "one")
     write_checkpoint(tmp_path / "other", seed=1)

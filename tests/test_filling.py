@@ -40,6 +40,16 @@ def test_pieces_are_those_of_the_transformers_pipeline(case: str, tmp_path: Path
         assert np.allclose([[each.score for each in row] for row in found], scores, rtol=1e-4)
 
 
+@pytest.mark.parametrize("case", ["deberta", "deberta-v3"])
+def test_debertas_head_under_the_names_of_its_authors(case: str, tmp_path: Path) -> None:
+    theirs = write_case(tmp_path, CASES[case], "ForMaskedLM", legacy=False)
+    convert(tmp_path, tmp_path / "model.tbrt", dtype="f32")
+    ids, offsets, types = inputs(theirs)
+    ids[::5] = MASK
+    expected = expected_logits(theirs, ids, offsets, types)
+    assert np.allclose(tb.load(tmp_path / "model.tbrt", threads=1).logits(ids, offsets, types), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_filled_text_has_the_piece_in_the_place_of_its_mask(tmp_path: Path) -> None:
     model, _ = load(tmp_path)
     first, second = model.fill_mask("É [MASK], a [MASK] mat", top=len(vocabulary()))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bpe_tokenizer import write_bpe_model
 from format_files import join, patched, split, write_small
 from test_architectures import CASES, write_case
 
@@ -80,6 +81,22 @@ def test_head_and_labels(tmp_path: Path) -> None:
         "labels": ["sports", "ελληνικά"],
     }
     assert inspect(BUNDLED)["head"] is None
+
+
+def test_a_head_that_predicts_masked_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, path, _ = make(tmp_path, "albert-groups", "ForMaskedLM")
+    assert inspect(path)["head"] == {"head": "masked_token", "activation": "gelu_tanh", "own_decoder": 0}
+    assert "own_decoder" not in inspect(path)["config"]
+    assert main([str(path)]) == 0
+    assert "masked_token" in capsys.readouterr().out
+
+
+def test_other_tokenizers(tmp_path: Path) -> None:
+    facts = inspect(write_bpe_model(tmp_path))
+    assert facts["tokenizer"]["kind"] == "bpe"
+    assert facts["tokenizer"]["flags"] == ["double separator"]
+    assert facts["tokenizer"]["merges"] > 300
+    assert "merges" not in facts["config"]
 
 
 def test_groups_add_up_to_the_file(tmp_path: Path) -> None:

@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bpe_tokenizer import write_bpe
+from format_files import small_config
 from onnx_files import export as export_torch
 from onnx_files import padded, run
 from test_architectures import CASES, HEADS, inputs, write_case
+from test_convert_unigram import write_tokenizer as write_unigram
 from test_encoder import tolerance
 
 import tinybert_rt as tb
@@ -24,6 +27,8 @@ from tinybert_rt.format.writer import write_model
 from tools import tbrt
 from tools.convert import convert
 from tools.export_onnx import ConversionError, export, main
+from tools.hf_tokenizer import read_tokenizer
+from tools.tokenizer_parts import tokenizer_tensors
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -219,6 +224,25 @@ def test_deberta_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=f"export of {CASES[name].architecture} is not supported"):
         export(path, tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_head_that_predicts_masked_tokens_is_refused(tmp_path: Path) -> None:
+    write_case(tmp_path, CASES["bert"], "ForMaskedLM")
+    convert(tmp_path, tmp_path / "model.tbrt", dtype="f32")
+    with pytest.raises(ConversionError, match="a head of the kind masked_token is not supported"):
+        export(tmp_path / "model.tbrt", tmp_path / "m.onnx")
+
+
+def test_every_kind_of_tokenizer_is_left_out_of_the_graph(tmp_path: Path) -> None:
+    write_bpe(tmp_path / "bpe")
+    write_unigram(tmp_path / "unigram", "albert")
+    for kind in ("bpe", "unigram"):
+        made, fields = tokenizer_tensors(read_tokenizer(tmp_path / kind))
+        config = small_config(**fields)
+        specs = file_tensors.tensor_specs(config)
+        zeros = {name: np.zeros(shape, tbrt.NUMPY_DTYPES[dtype]) for name, (dtype, shape) in specs.items() if name != "config"}
+        write_model(tmp_path / f"{kind}.tbrt", config, zeros | made, {"source": "a test"})
+        onnx.checker.check_model(str(written(tmp_path / f"{kind}.tbrt")))
 
 
 @pytest.mark.parametrize("field", ["no_positions", "conv_kernel", "relative_span"])

@@ -121,6 +121,21 @@ def test_a_span_without_products_or_products_without_a_span_are_refused(span: in
         reader().open(patched(data, "config", layout.CONFIG_INDEX[field], value))
 
 
+def test_buckets_may_rise_by_the_whole_span_at_once(tmp_path: Path) -> None:
+    """Tables of zeros: whatever the span is, the vectors are the same."""
+    from tinybert_rt.format.writer import write_model
+
+    vectors = []
+    for span in (3, 60_000):
+        config = small_config(**RELATIVE | {"relative_span": span})
+        tensors = small_tensors(config)
+        tensors["relative.buckets"][1 : config["max_positions"]] = span
+        write_model(tmp_path / f"{span}.tbrt", config, tensors, {"source": "a test"})
+        model = tb.load(tmp_path / f"{span}.tbrt", threads=1)
+        vectors.append(model.encode_ids(np.array([1, 2, 3, 1], np.int32), np.array([0, 4])).tobytes())
+    assert vectors[0] == vectors[1]
+
+
 @pytest.mark.parametrize(("index", "value"), [(2, -1), (0, 1), (5, 1 << 20)])
 def test_buckets_that_fall_or_are_out_of_range_are_refused(index: int, value: int, tmp_path: Path) -> None:
     from tinybert_rt.format.writer import write_model

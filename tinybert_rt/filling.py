@@ -10,11 +10,16 @@ from tinybert_rt.engine.arguments import between
 from tinybert_rt.engine.calls import run_masked
 from tinybert_rt.engine.texts import encode_error, utf8
 from tinybert_rt.errors import InvalidArgumentError, TextTooLongError
+from tinybert_rt.format.layout import TOKENIZER_KINDS
 
 if TYPE_CHECKING:
     from tinybert_rt.tasks import Tasks
 
 CONTINUATION = "##"
+"""WordPiece: what pieces that continue a word begin with."""
+
+WORD_MARK = "\u2581"
+"""Unigram: what pieces that begin a word begin with."""
 
 
 class Filled(NamedTuple):
@@ -45,14 +50,21 @@ def fill_mask(model: Tasks, text: str, top: int) -> list[list[Filled]]:
         raise InvalidArgumentError(f"the text has no {pieces[mask_id]}: put it where a word is to be filled in")
     ids, scores = run_masked(model._pool, model._model, tokens.ids, np.array([0, tokens.ids.size]), None, top)
     assert tokens.spans is not None
+    kind = int(model._model.tokenizer.kind)
     found = []
     for place, row, probabilities in zip(places.tolist(), ids.tolist(), scores.tolist(), strict=True):
         start, end = tokens.spans[place].tolist()
         before, behind = text[:start], text[end:]
-        found.append([Filled(pieces[i], i, score, _join(before, pieces[i]) + behind) for i, score in zip(row, probabilities, strict=True)])
+        best = zip(row, probabilities, strict=True)
+        found.append([Filled(pieces[i], i, score, _join(kind, before, pieces[i]) + behind) for i, score in best])
     return found
 
 
-def _join(before: str, piece: str) -> str:
-    """A text and a piece behind it: one that continues a word stands without a space."""
+def _join(kind: int, before: str, piece: str) -> str:
+    """A text and a piece behind it; whether there is a space between them is what the piece says, or else what the text says."""
+    if kind == TOKENIZER_KINDS["unigram"]:
+        before, piece = before.rstrip(), piece.replace(WORD_MARK, " ")
+        return before + piece if before else piece.lstrip(" ")
+    if kind == TOKENIZER_KINDS["bpe"]:
+        return before + piece if before[-1:].strip() else before + piece.removeprefix(" ")
     return before.rstrip() + piece.removeprefix(CONTINUATION) if piece.startswith(CONTINUATION) else before + piece

@@ -58,7 +58,7 @@ class Architecture:
         linears, norms: parts of a layer, by their names in a `.tbrt` file.
         pooled: the head of a classifier of texts: its dense layer on the first token, or "", the activation behind that, its output layer.
         chosen: the same for multiple choice and next-sentence prediction, where it is not that of `pooled`.
-        masked: the head that predicts masked tokens.
+        masked: the head that predicts masked tokens. own_masked: the same under the names of its own authors, or None.
         heads: tensors of heads, by the beginning of their names.
     """
 
@@ -83,6 +83,7 @@ class Architecture:
     masked: MaskedHead = MaskedHead(
         "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.decoder", "cls.predictions.bias"
     )
+    own_masked: MaskedHead | None = None
     heads: tuple[str, ...] = ("pooler.", "cls.", "classifier.", "qa_outputs.")
 
     def key(self, name: str) -> str:
@@ -94,6 +95,9 @@ class Architecture:
         """Whether several layers may have the same weights."""
         return "{group}" in self.layer
 
+
+# transformers' name of these: legacy = false.
+_DEBERTA_MASKED = MaskedHead("lm_predictions.lm_head.dense", "lm_predictions.lm_head.LayerNorm", "lm_predictions.lm_head")
 
 # Liu et al. 2019: positions are counted from padding_idx + 1 on.
 _ROBERTA = Architecture(
@@ -184,6 +188,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             position_key="attention.self.pos_proj",
             position_query="attention.self.pos_q_proj",
             pooled=_DEBERTA_POOLED,
+            own_masked=_DEBERTA_MASKED,
             heads=_DEBERTA_HEADS,
         ),
         Architecture(
@@ -196,6 +201,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             position_key="attention.self.pos_key_proj",
             position_query="attention.self.pos_query_proj",
             pooled=_DEBERTA_POOLED,
+            own_masked=_DEBERTA_MASKED,
             heads=_DEBERTA_HEADS,
         ),
     )

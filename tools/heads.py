@@ -11,7 +11,7 @@ import numpy as np
 from tinybert_rt.format import layout
 
 from . import quantize
-from .architectures import Architecture
+from .architectures import Architecture, MaskedHead
 from .hf import ConversionError, EncoderConfig, Weights, read_json_object
 
 # The end of a class name in config.json's "architectures" → what its heads are for; the first one is taken where none is asked for.
@@ -122,6 +122,12 @@ def head_layers(task: str, architecture: Architecture) -> tuple[str, str, str]:
     return "", "none", "classifier" if task == "token_classification" else "qa_outputs"
 
 
+def _masked_head(weights: Weights, architecture: Architecture) -> MaskedHead:
+    """Where the weights of a head that predicts masked tokens are in a checkpoint, if it has one."""
+    own = architecture.own_masked
+    return own if own is not None and f"{own.dense}.weight" in weights.unread else architecture.masked
+
+
 def drop_missing_head(head: Head | None, weights: Weights, architecture: Architecture) -> tuple[Head | None, list[str]]:
     """The head, or None where it predicts masked tokens and the checkpoint has nothing of it, and notes about that.
 
@@ -129,7 +135,7 @@ def drop_missing_head(head: Head | None, weights: Weights, architecture: Archite
     """
     if head is None:
         return None, []
-    if head.kind == "masked_token" and f"{architecture.masked.dense}.weight" not in weights.unread:
+    if head.kind == "masked_token" and f"{_masked_head(weights, architecture).dense}.weight" not in weights.unread:
         return None, [f"{weights.path.name}: no weights of the head for masked_token that config.json names: left out"]
     return head, [f"the head for {head.task} was taken; --head names another one: {', '.join(head.others)}"] if head.others else []
 
@@ -175,7 +181,7 @@ def head_tensors(
 
 
 def _masked_tensors(encoder: EncoderConfig, weights: Weights, vocab_size: int, int8: bool) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    source = encoder.architecture.masked
+    source = _masked_head(weights, encoder.architecture)
     size = encoder.embedding_size or encoder.hidden_size
     matrix = weights.take(f"{source.dense}.weight", size, encoder.hidden_size)
     tensors = quantize.linear_tensors("head.transform", [matrix], [weights.take(f"{source.dense}.bias", size)], False)[0]

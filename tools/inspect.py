@@ -34,6 +34,8 @@ _FLAGS = {
     "split CJK": layout.SPLIT_CJK,
     "strip accents": layout.STRIP_ACCENTS,
     "lowercase": layout.LOWERCASE,
+    "prefix space": layout.PREFIX_SPACE,
+    "double separator": layout.DOUBLE_SEPARATOR,
 }
 _TABLES = {"word": "word_embeddings", "position": "position_embeddings", "type": "token_type_embeddings"}
 _KINDS = {
@@ -44,7 +46,14 @@ _KINDS = {
     "head": layout.HEADS,
     "head_activation": layout.HEAD_ACTIVATIONS,
     "problem": layout.PROBLEMS,
+    "conv_activation": layout.HEAD_ACTIVATIONS,
+    "transform_activation": layout.TRANSFORM_ACTIVATIONS,
 }
+_KIND_FIELDS = ("merges", "scored_pieces", "unigram_flags", "rewrites")
+"""What only some kinds of tokenizers have."""
+
+_OTHER_PARTS = ("tokenizer", "trie", "added", "max_word", "expansion", "rewrite", "head", "labels", "problem", "transform", "own_decoder")
+"""How the config fields begin that are no part of the encoder."""
 GROUPS = ("header", "tokenizer", "embeddings", "layers", "head", "other")
 
 
@@ -74,7 +83,7 @@ def _config(file: TbrtFile) -> dict[str, Any]:
     """Fields of the encoder with names for numbers; those that were added later where they are set."""
     values: dict[str, Any] = {"architecture": file.architecture}
     for name, number in file.config.items():
-        if name.endswith(("_id", "_bytes")) or name.startswith(("tokenizer", "trie", "added", "max_word", "head", "labels", "problem")):
+        if name.endswith(("_id", "_bytes")) or name in _KIND_FIELDS or name.startswith(_OTHER_PARTS):
             continue
         if name == "layer_norm_eps_bits":
             values["layer_norm_eps"] = float(f"{np.int32(number).view(np.float32):.6g}")
@@ -100,6 +109,7 @@ def _tokenizer(file: TbrtFile) -> dict[str, Any]:
         "pieces_bytes": config["pieces_bytes"],
         "trie_nodes": config["trie_nodes"],
         "max_word_chars": config["max_word_chars"],
+        **{name: config[name] for name in _KIND_FIELDS if config[name]},
         "special_tokens": {
             name.removesuffix("_id"): {"id": config[name], "piece": pieces[config[name]]} for name in _SPECIAL if config[name] < len(pieces)
         },
@@ -110,6 +120,9 @@ def _tokenizer(file: TbrtFile) -> dict[str, Any]:
 def _head(file: TbrtFile) -> dict[str, Any] | None:
     if not file.config["head"]:
         return None
+    if file.config["head"] == layout.HEADS["masked_token"]:
+        fields: tuple[str, ...] = ("head", "transform_activation", "own_decoder")
+        return {name.removeprefix("transform_"): _named(name, file.config[name]) for name in fields}
     fields = ("head", "head_activation", "problem")
     return {name.removeprefix("head_"): _named(name, file.config[name]) for name in fields} | {"labels": file.labels()}
 
@@ -180,7 +193,10 @@ def format_text(facts: dict[str, Any], tensors: bool) -> str:
     tokenizer["added_tokens"] = _some(tokenizer["added_tokens"])
     lines += _section("tokenizer", tokenizer)
     if facts["head"]:
-        lines += _section("head", facts["head"] | {"labels": _some(facts["head"]["labels"])})
+        head = dict(facts["head"])
+        if "labels" in head:
+            head["labels"] = _some(head["labels"])
+        lines += _section("head", head)
     lines += ["", "bytes by group"]
     lines += [f"  {name:12} {count:>14,}  {count / facts['bytes']:6.1%}" for name, count in facts["bytes_by_group"].items()]
     return "\n".join([*lines, "", *_table(facts["tensors"], tensors)])

@@ -207,8 +207,8 @@ class TbrtFile:
             )
 
     def labels(self) -> list[str]:
-        """The labels of the head; empty without a head."""
-        if not self.config["head"]:
+        """The labels of the head; empty without a head, and of one that predicts masked tokens."""
+        if not self.config["labels"]:
             return []
         return self._texts("head.labels", "head.label_offsets", self.config["labels"])
 

@@ -96,3 +96,8 @@ def progress() -> Iterator[Callable[[int], None]]:
     finally:
         if last:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def on_one_line(text: str) -> str:
+    """A text for a line of output: what a terminal does not print, such as a line break, as an escape."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

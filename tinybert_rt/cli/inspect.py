@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinybert_rt.output import whole_file
 
-from .common import UsageError, load, runs
+from .common import UsageError, load, on_one_line, runs
 
 if TYPE_CHECKING:
     from tinybert_rt.inside import Inside
@@ -74,7 +74,8 @@ def _print_table(inside: Inside) -> None:
     norms = [[f"{norm:.4g}" for norm in row] for row in _norms(inside)]
     layers = list(map(str, range(len(norms[0]))))
     rows = [["token", "id", "chars", *layers]]
-    rows += [[token, str(number), span, *row] for token, number, span, row in zip(inside.tokens, inside.ids, spans, norms, strict=True)]
+    tokens = map(on_one_line, inside.tokens)
+    rows += [[token, str(number), span, *row] for token, number, span, row in zip(tokens, inside.ids, spans, norms, strict=True)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     print(f"{'':{sum(widths[:3]) + 6}}length of the hidden state behind each layer; 0: of the embeddings")
     for row in rows:

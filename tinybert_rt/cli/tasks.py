@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .common import LINES_AT_ONCE, UsageError, lines_of, load, name_of, open_input, runs
+from .common import LINES_AT_ONCE, UsageError, lines_of, load, name_of, on_one_line, open_input, runs
 
 if TYPE_CHECKING:
     from tinybert_rt.model import Model
@@ -111,7 +111,7 @@ def _fill_mask(options: argparse.Namespace) -> None:
             if options.json:
                 print(json.dumps({"mask": number, **each._asdict(), "score": round(each.score, 6)}, ensure_ascii=False))
             else:
-                print(f"{number:>6}  {each.score:.4f}  {each.token}  {each.text}")
+                print(f"{number:>6}  {each.score:.4f}  {on_one_line(each.token)}  {on_one_line(each.text)}")
 
 
 def _answer(options: argparse.Namespace) -> None:

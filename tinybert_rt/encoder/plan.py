@@ -159,7 +159,7 @@ def _plan_worker(session, model, worker, cursor, place):  # type: ignore[no-unty
     relative = take(attention, max(attention_scratch, probabilities_bytes(session.attention_tokens, session.head_width)))
     pooled = relative
     if model.relative_span != 0:
-        pooled = take(relative, relative_bytes(session.attention_tokens, session.head_width))
+        pooled = take(relative, relative_bytes(session.attention_tokens, session.head_width, model.relative_width))
     head = take(pooled, model.hidden_width * 4)
     head_bytes = 0
     if model.head == _MASKED:

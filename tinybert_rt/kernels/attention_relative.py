@@ -33,17 +33,14 @@ def score_stride(tokens):  # type: ignore[no-untyped-def]
     return ((tokens + 15) & -16) + 16
 
 
-@inline
-def _window(tokens):  # type: ignore[no-untyped-def]
-    """Columns of the product of one tile, at most."""
-    return tokens + _TILE_ROWS + 2 * _ALIGNED
-
-
 @kernel
-def relative_bytes(max_tokens, head_width):  # type: ignore[no-untyped-def]
-    """Scratch of `relative_scores`: two matrices of scores, quantized rows with scales and zero points, a tile, and a block of 16×16."""
+def relative_bytes(max_tokens, head_width, relative_width):  # type: ignore[no-untyped-def]
+    """Scratch of `relative_scores`: two matrices of scores, quantized rows with scales and zero points, a tile, and a block of 16×16.
+
+    A tile may have all columns of a head: buckets rise by as much as the file says, not by 1 from one distance to the next.
+    """
     matrix = (max_tokens + 16) * score_stride(max_tokens) * 4
-    return 2 * matrix + max_tokens * (head_width + 8) + _TILE_ROWS * _window(max_tokens) * 4 + 1024 + 6 * 64
+    return 2 * matrix + max_tokens * (head_width + 8) + _TILE_ROWS * relative_width * 4 + 1024 + 6 * 64
 
 
 @inline
@@ -154,7 +151,7 @@ def relative_scores(model, layer, head, queries, keys, tokens, head_width, int8,
     Args:
         model, layer: Model, Layer, with relative positions. int8: whether the tables are.
         queries, keys: float32 [tokens][head_width].
-        scratch: relative_bytes(max_tokens, head_width) for some max_tokens ≥ tokens, 64-byte aligned.
+        scratch: relative_bytes(max_tokens, head_width, model.relative_width) for some max_tokens ≥ tokens, 64-byte aligned.
 
     Returns the address of float32 [tokens][score_stride(tokens)] in the scratch, zero from `tokens` to its next multiple of 16.
     """
