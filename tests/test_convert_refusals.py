@@ -356,3 +356,9 @@ def test_pytorch_weights_that_are_no_tensors(directory: Path) -> None:
     (directory / "model.safetensors").unlink()
     torch.save({"epoch": 3}, directory / "pytorch_model.bin")
     refused(directory, "pytorch_model.bin", "tensors")
+
+
+def test_a_head_that_no_class_names_is_taken_where_it_is_asked_for(directory: Path) -> None:
+    edit(directory / "config.json", architectures=None)
+    refused(directory, "no weights of a head for masked tokens", head="masked_token")
+    refused(directory, "'classifier.weight' is missing", head="sequence_classification")

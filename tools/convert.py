@@ -114,6 +114,8 @@ def convert(
     weights, unused = _weights(graph, embedding.transformer, encoder, named)
     notes += unused
     named, about = drop_missing_head(named, weights, encoder.architecture)
+    if named is None and head == "masked_token":
+        raise ConversionError(f"{weights.path}: the checkpoint has no weights of a head for masked tokens, which was asked for")
     made, fields = head_tensors(named, encoder, weights, len(tokenizer.pieces), dtype == "int8")
     tensors.update(made)
     notes += about

@@ -70,6 +70,8 @@ def read_head(directory: Path, wanted: str | None = None) -> Head | None:
     classes = values.get("architectures") or []
     found = [tasks for name in classes for end, tasks in _CLASSES.items() if str(name).endswith(end)]
     tasks = found[0] if found else ()
+    if wanted not in (None, NONE) and not tasks:
+        tasks = (str(wanted),)  # DeBERTa's published directories name no class
     if wanted not in (None, NONE) and wanted not in tasks:
         raise ConversionError(f"{path}: no head for {wanted}: architectures {classes} has {', '.join(tasks) or 'none'}")
     if not tasks or wanted == NONE:

@@ -95,17 +95,6 @@ def require_head(model: Any, path: str, kind: str | None = None) -> None:
         raise MissingHeadError(f"{path}: the model has {has}, {wanted} is needed")
 
 
-def _raise_for(status: int, request: Any, model: Any, offsets: NDArray[np.int64], done: int) -> None:
-    """The exception for a status about token ids, of which `done` texts are finished."""
-    if status == 0:
-        return
-    item = done + int(request.item)
-    falls = np.flatnonzero(offsets[1:] < offsets[:-1])
-    if falls.size:
-        raise InvalidArgumentError(f"offsets do not rise at text {falls[0]}: from {offsets[falls[0]]} to {offsets[falls[0] + 1]}")
-    raise encode_error(status, item, int(offsets[item + 1] - offsets[item]), int(model.max_positions))
-
-
 def run_masked(
     pool: SessionPool,
     model: Any,
@@ -135,10 +124,7 @@ def run_masked(
             request.top_ids = address(best) + 4 * top * found
             place = address(scores) + 4 * scores.shape[1] * found
             request.top_scores, request.masked_logits = (place, 0) if top else (0, place)
-            request.id_offsets = address(offsets) + 8 * done
-            request.n_texts = count - done
-            _raise_for(session.run(request), request, model, offsets, done)
-            done += int(request.done)
+            done += _run_group(session, request, model, offsets, done)
             found += int(request.masked)
     return best, scores
 
