@@ -39,7 +39,10 @@ _FIELDS = (
 )
 """The config fields that the graph expresses; a file in which another one is set computes something else."""
 
-_TOKENIZER_FIELDS = ("tokenizer", "_id", "added_tokens", "pieces", "trie", "max_word_chars", "max_tokens")
+_TOKENIZER_FIELDS = (
+    *("tokenizer", "_id", "added_", "pieces", "trie", "max_word_chars", "max_tokens"),
+    *("merges", "unigram_flags", "expansion", "rewrite"),
+)
 _LARGEST = (1 << 31) - (1 << 20)
 """Bytes of a protobuf file, less some for what is no weight."""
 
@@ -86,12 +89,12 @@ def check_supported(file: TbrtFile) -> None:
     """Refuse a file whose model computes what the graph would leave out."""
     if file.architecture not in ARCHITECTURES:
         raise ConversionError(f"{file.path}: export of {file.architecture} is not supported; supported: {', '.join(ARCHITECTURES)}")
-    for name, value in file.config.items():
-        if value and name not in _FIELDS and not any(part in name for part in _TOKENIZER_FIELDS):
-            raise ConversionError(f"{file.path}: {name} is {value}: export of such a model is not supported")
     head = {code: name for name, code in layout.HEADS.items()}.get(file.config["head"], "?")
     if head not in HEADS:
         raise ConversionError(f"{file.path}: export of a head of the kind {head} is not supported; supported: {', '.join(HEADS)}")
+    for name, value in file.config.items():
+        if value and name not in _FIELDS and not any(part in name for part in _TOKENIZER_FIELDS):
+            raise ConversionError(f"{file.path}: {name} is {value}: export of such a model is not supported")
 
 
 def build_model(file: TbrtFile, int8: bool) -> Any:
