@@ -356,3 +356,9 @@ def test_pytorch_weights_that_are_no_tensors(directory: Path) -> None:
     (directory / "model.safetensors").unlink()
     torch.save({"epoch": 3}, directory / "pytorch_model.bin")
     refused(directory, "pytorch_model.bin", "tensors")
+
+
+def test_a_path_that_is_no_directory(directory: Path) -> None:
+    for name, said in (("config.json", "a file; name the directory of a model"), ("no", "no such directory"), ("no.onnx", "no such file")):
+        with pytest.raises(ConversionError, match=said):
+            convert(directory / name, directory / "m.tbrt")
