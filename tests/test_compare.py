@@ -45,7 +45,13 @@ def test_a_float_file_does_not_drift_and_an_int8_file_a_little(name: str, tmp_pa
 
 @pytest.mark.parametrize(
     ("name", "head"),
-    [("bert", "ForSequenceClassification"), ("electra", "ForPreTraining"), ("distilbert", "ForQuestionAnswering"), ("bert", "ForMaskedLM")],
+    [
+        ("bert", "ForSequenceClassification"),
+        ("electra", "ForPreTraining"),
+        ("distilbert", "ForQuestionAnswering"),
+        ("bert", "ForMaskedLM"),
+        ("bert", "ForPreTraining"),
+    ],
 )
 def test_logits_of_a_head_are_compared(name: str, head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_case(tmp_path, CASES[name], head)

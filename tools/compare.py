@@ -94,6 +94,8 @@ class Reference:
             logits = torch.stack([out.start_logits, out.end_logits], -1)
         elif "logits" in out:
             logits = out.logits[..., None] if self._is_of_replaced_tokens else out.logits
+        elif "prediction_logits" in out:  # of two heads of pretraining, the one that is converted unless another is named
+            logits = out.prediction_logits
         return states, attentions, None if logits is None else logits.reshape(-1, logits.shape[-1]).numpy()
 
 
