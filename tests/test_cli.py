@@ -132,6 +132,12 @@ def test_tag_and_answer_print_what_the_model_finds(tmp_path: Path, capsys: pytes
             assert [(each["start"], each["end"], each["text"]) for each in printed] == [(each.start, each.end, each.text) for each in found]
             assert run("answer", "the dog", source, "--model", model.path) == 0
             assert len(capsys.readouterr().out.splitlines()) == 1
+            source.write_text("\n" * 3 + "\n".join(["cat"] * 5))
+            assert run("answer", "the dog", source, "--model", model.path, "--top", 5) == 0
+            assert len(capsys.readouterr().out.splitlines()) == 5, "an answer of several lines is printed in one"
+            source.write_text("\n \n")
+            assert run("answer", "the dog", source, "--model", model.path) == 2
+            assert capsys.readouterr().err == f"tinybert-rt: error: {source}: no text\n"
             assert run("answer", "the dog", source, "--model", model.path, "--top", 0) == 2
 
 
@@ -183,6 +189,8 @@ def test_a_pipe_that_closes_early_is_no_error() -> None:
         (["embed", "{json}", "--out", "{tmp}/v.npy"], "no string in the field 'text'"),
         (["rank", "a", "{empty}"], "no texts"),
         (["rank", "a", "{lines}", "--top", "0"], "--top must be at least 1"),
+        (["detect-replaced", "{lines}", "--model", "{model}", "--threshold", "nan"], "--threshold must be between 0 and 1, not nan"),
+        (["detect-replaced", "{lines}", "--model", "{model}", "--threshold", "2"], "--threshold must be between 0 and 1, not 2"),
         (["rank", "a"], "file"),
         ([], "COMMAND"),
         (["fly"], "fly"),
@@ -241,3 +249,10 @@ def test_a_failed_embed_leaves_an_older_file_alone(tmp_path: Path, lines: Path) 
         file.write(b"\xff\n")
     assert run("embed", lines, "--out", out, "--model", small_model_file()) == 2
     assert out.read_bytes() == b"older"
+
+
+@pytest.mark.parametrize(("closed", "name"), [("<&-", "standard input"), (">&-", "standard output")])
+def test_a_closed_stream_is_one_line_and_exit_code_2(closed: str, name: str) -> None:
+    command = f'"{sys.executable}" -m tinybert_rt embed - --out - --model "{small_model_file()}" {closed}'
+    result = subprocess.run(["sh", "-c", command], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (2, f"tinybert-rt: error: {name}: it is closed\n")

@@ -44,7 +44,14 @@ def test_a_float_file_does_not_drift_and_an_int8_file_a_little(name: str, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("name", "head"), [("bert", "ForSequenceClassification"), ("electra", "ForPreTraining"), ("distilbert", "ForQuestionAnswering")]
+    ("name", "head"),
+    [
+        ("bert", "ForSequenceClassification"),
+        ("electra", "ForPreTraining"),
+        ("distilbert", "ForQuestionAnswering"),
+        ("bert", "ForMaskedLM"),
+        ("bert", "ForPreTraining"),
+    ],
 )
 def test_logits_of_a_head_are_compared(name: str, head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_case(tmp_path, CASES[name], head)
@@ -54,7 +61,6 @@ def test_logits_of_a_head_are_compared(name: str, head: str, tmp_path: Path, cap
 @pytest.mark.parametrize(("name", "head"), [("bert", "ForMaskedLM"), ("bert", "ForPreTraining")])
 def test_logits_of_mask_tokens_are_compared(name: str, head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_case(tmp_path, CASES[name], head)
-    assert "logits" not in compared(capsys, tmp_path, "--dtype", "f32", *TEXTS)
     found = compared(capsys, tmp_path, "--dtype", "f32", "--text", "the [MASK] sat", "--text", "[MASK] [MASK]")
     assert found["logits"]["max_abs"] < 1e-4
 
@@ -106,3 +112,12 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path, capsys: pytest.Capt
         err = capsys.readouterr().err
         assert words in err
         assert len(err.splitlines()) == 1
+
+
+def test_a_file_with_a_head_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for head in ("ForMaskedLM", "ForSequenceClassification"):
+        (tmp_path / head).mkdir()
+        write_case(tmp_path / head, CASES["bert"], head)
+    file = convert(tmp_path / "ForSequenceClassification", "f32")
+    assert main([str(tmp_path / "ForMaskedLM"), "--model", str(file), "--text", "the cat"]) == 2
+    assert "a head of another kind" in capsys.readouterr().err

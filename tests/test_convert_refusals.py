@@ -358,7 +358,13 @@ def test_pytorch_weights_that_are_no_tensors(directory: Path) -> None:
     refused(directory, "pytorch_model.bin", "tensors")
 
 
-def test_a_head_that_no_class_names_is_taken_where_it_is_asked_for(directory: Path) -> None:
-    edit(directory / "config.json", architectures=None)
+def test_a_head_that_no_class_names_is_looked_for_where_it_is_asked_for(directory: Path) -> None:
+    edit(directory / "config.json", lambda config: config.update(architectures=None))
     refused(directory, "no weights of a head for masked tokens", head="masked_token")
     refused(directory, "'classifier.weight' is missing", head="sequence_classification")
+
+
+def test_a_path_that_is_no_directory(directory: Path) -> None:
+    for name, said in (("config.json", "a file; name the directory of a model"), ("no", "no such directory"), ("no.onnx", "no such file")):
+        with pytest.raises(ConversionError, match=said):
+            convert(directory / name, directory / "m.tbrt")

@@ -168,3 +168,9 @@ def test_the_command_fills_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ]
     assert main(["fill-mask", "the cat", "--model", str(tmp_path / "model.tbrt")]) == 2
     assert "[MASK]" in capsys.readouterr().err
+
+
+def test_a_discriminator_has_no_entities(tmp_path: Path) -> None:
+    model, _ = load(tmp_path, "electra-small", "ForPreTraining")
+    with pytest.raises(tb.errors.MissingHeadError, match=r"discriminator \(ELECTRA\), which has no entities: use detect_replaced"):
+        model.tag(["the cat"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +200,9 @@ def test_random_bytes_in_the_header_never_surprise(tmp_path: Path) -> None:
         outcomes.add(main([str(other)]))
     assert outcomes <= {0, 2}
     assert 2 in outcomes
+
+
+def test_a_pipe_that_closes_early_is_no_error() -> None:
+    command = f'"{sys.executable}" -m tools.inspect --json --tensors "{BUNDLED}" | true'
+    result = subprocess.run(["sh", "-c", command], cwd=Path(tb.__file__).parent.parent, capture_output=True, text=True, check=False)
+    assert result.stderr == ""

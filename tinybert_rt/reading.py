@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tinybert_rt.tasks import Tasks
     from tinybert_rt.vectors import Tokens
 
+_REPLACED = ["replaced"]
+"""The labels of a discriminator."""
+
 
 class Entity(NamedTuple):
     """Consecutive words with one label.
@@ -96,6 +99,8 @@ def choose(model: Tasks, prompt: str, choices: Sequence[str]) -> Choice:
 
 def tag(model: Tasks, texts: Iterable[str]) -> list[list[Entity]]:
     """See `Model.tag`."""
+    if model.labels == _REPLACED:  # one output a token: softmax over it is 1 everywhere
+        raise MissingHeadError(f"{model.path}: the model is a discriminator (ELECTRA), which has no entities: use detect_replaced")
     given = []
     for number, text in enumerate(text_iterator(texts)):
         utf8(text, number)
@@ -111,7 +116,7 @@ def tag(model: Tasks, texts: Iterable[str]) -> list[list[Entity]]:
 
 def detect_replaced(model: Tasks, text: str) -> list[Replaced]:
     """See `Model.detect_replaced`."""
-    if model.labels != ["replaced"]:
+    if model.labels != _REPLACED:
         raise MissingHeadError(f"{model.path}: the model's head has other labels than 'replaced': a discriminator (ELECTRA) is needed")
     utf8(text, "the text")
     ((spans, outputs),) = token_outputs(model, [model.tokenize(text, spans=True)])

@@ -74,7 +74,7 @@ class Reference:
             raise ConversionError(f"{directory}: transformers cannot load it: {error}") from None
         self._takes_types = hasattr(self._model.config, "type_vocab_size")
         self._is_choice = name.endswith("ForMultipleChoice")
-        self._task = head.task if head is not None else ""
+        self._is_of_replaced_tokens = name.endswith("ForPreTraining")  # its logits have no axis of labels
 
     def run(self, ids: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Of one text: hidden states (layers + 1, tokens, dim), attentions (layers, heads, tokens, tokens), logits or None."""
@@ -92,10 +92,10 @@ class Reference:
         logits = None
         if "start_logits" in out:
             logits = torch.stack([out.start_logits, out.end_logits], -1)
-        elif "prediction_logits" in out:  # of masked tokens, beside a head for pairs
-            logits = out.prediction_logits
         elif "logits" in out:
-            logits = out.logits[..., None] if self._task == "replaced_token" else out.logits  # those have no axis of labels
+            logits = out.logits[..., None] if self._is_of_replaced_tokens else out.logits
+        elif "prediction_logits" in out:  # of two heads of pretraining, the one that is converted unless another is named
+            logits = out.prediction_logits
         return states, attentions, None if logits is None else logits.reshape(-1, logits.shape[-1]).numpy()
 
 
@@ -151,12 +151,18 @@ def compare(directory: Path, file: Path, texts: Sequence[str]) -> dict[str, Any]
         "tokenizer": compare_tokenizers(transformer, model, texts),
     }
     if facts["head"] != "none":
-        logits = np.concatenate([each[2] for each in theirs if each[2] is not None])
-        if facts["head"] == "masked_token":
-            logits = logits[ids == model.mask_id]
-            logits = logits[:, : len(model.vocabulary())]
-        if len(logits):  # texts without a mask token have none
-            result["logits"] = drift(model.logits(ids, offsets, types), logits)
+        if facts["head"] == "masked_token":  # the runtime has logits of mask tokens alone: one in each text
+            ids = ids.copy()
+            ids[offsets[:-1] + 1] = model.mask_id
+            theirs = [reference.run(ids[a:b], types[a:b]) for a, b in pairwise(offsets.tolist())]
+        logits = [each[2] for each in theirs if each[2] is not None]
+        found = model.logits(ids, offsets, types)
+        expected = np.concatenate(logits) if logits else np.zeros((0, 0), np.float32)
+        if facts["head"] == "masked_token" and len(expected) == len(ids):
+            expected = expected[ids == model.mask_id, : found.shape[1]]
+        if found.shape != expected.shape:
+            raise ConversionError(f"{file}: is not made of {directory}: it has a head of another kind")
+        result["logits"] = drift(found, expected)
     return result
 
 

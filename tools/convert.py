@@ -90,7 +90,9 @@ def convert(
     if directory.suffix == ".onnx" and directory.is_file():
         graph, directory = directory, onnx_import.home(directory)
     if not directory.is_dir():
-        raise ConversionError(f"{directory}: there is no such directory")
+        kind = "file" if directory.suffix == ".onnx" else "directory"
+        what = "a file; name the directory of a model, or an .onnx file" if directory.is_file() else f"there is no such {kind}"
+        raise ConversionError(f"{directory}: {what}")
     if not out.parent.is_dir():
         raise ConversionError(f"{out.parent}: there is no such directory to write to")
     embedding = read_embedding(directory)

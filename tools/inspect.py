@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -242,7 +243,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m tools.in
     except ConversionError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(facts, indent=2, ensure_ascii=False) if options.json else format_text(facts, options.tensors))
+    try:
+        print(json.dumps(facts, indent=2, ensure_ascii=False) if options.json else format_text(facts, options.tensors), flush=True)
+    except BrokenPipeError:  # the reader went away (`| head`): nothing more to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

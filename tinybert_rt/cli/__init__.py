@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if arguments and arguments[0] in TOOLS:
             return _run_tool(arguments[0], arguments[1:])
         options = _parser().parse_args(arguments)
+        if sys.stdout is None:
+            raise UsageError("standard output: it is closed")
         options.run(options)
         sys.stdout.flush()
         return 0

@@ -51,6 +51,8 @@ def name_of(path: str) -> str:
 def open_input(path: str) -> Iterator[IO[bytes]]:
     """A file, or standard input for "-"."""
     if path == "-":
+        if sys.stdin is None:
+            raise UsageError("standard input: it is closed")
         yield sys.stdin.buffer
         return
     with open(path, "rb") as file:

@@ -98,6 +98,9 @@ def _tag(options: argparse.Namespace) -> None:
 
 
 def _detect_replaced(options: argparse.Namespace) -> None:
+    if not 0 <= options.threshold <= 1:
+        raise UsageError(f"--threshold must be between 0 and 1, not {options.threshold:g}")
+
     def read(model: Model, texts: list[str]) -> list[list[Replaced]]:
         return [[word for word in model.detect_replaced(text) if word.score >= options.threshold] for text in texts]
 
@@ -121,8 +124,10 @@ def _answer(options: argparse.Namespace) -> None:
     with open_input(options.file) as file:
         model = load(options.model, options)
         context = "\n".join(lines_of(file, name))
+    if not context.strip():
+        raise UsageError(f"{name}: no text")
     for each in model.answer(options.question, context, top=options.top, no_answer=options.no_answer):
         if options.json:
             print(json.dumps({**each._asdict(), "score": round(each.score, 6)}, ensure_ascii=False))
         else:
-            print(f"{each.score:.4f}  {each.start:>6}  {each.text}")
+            print(f"{each.score:.4f}  {each.start:>6}  {' '.join(each.text.split())}")
