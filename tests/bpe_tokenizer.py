@@ -46,7 +46,7 @@ class BpeKernels:
             fields[name.removeprefix("tokenizer.")] = values.ctypes.data
         for name, value in fields.items():
             setattr(self.struct, name, value)
-        function("text_prepare_wordpiece")(self.struct)
+        function("text_prepare_tokenizer")(self.struct)
         self._encode = function("text_encode")
         self._tokenize = function("text_tokenize")
 

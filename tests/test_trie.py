@@ -101,6 +101,6 @@ def test_a_damaged_trie_gives_ids_of_the_vocabulary(seed: int) -> None:
     small = generator.integers(0, 1 << 17, len(kernels.trie), dtype=np.uint32)
     kernels.trie[:, 0] = np.where(generator.random(len(bases)) < 0.5, bases, small)
     kernels.trie[:, 1] = generator.integers(0, len(pieces) + 1, len(kernels.trie))
-    function("text_prepare_wordpiece")(kernels.struct)
+    function("text_prepare_tokenizer")(kernels.struct)
     text = "".join(generator.choice(list("abcdx\u00e9 .\x01"), 2000))
     assert set(kernels.wordpiece(text)) <= set(range(len(pieces)))

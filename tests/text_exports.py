@@ -8,7 +8,7 @@ from numba import types
 
 from tinybert_rt.format.structs import Tokenizer
 from tinybert_rt.text.encode import encode_text
-from tinybert_rt.text.prepare import prepare_wordpiece
+from tinybert_rt.text.prepare import prepare_tokenizer
 from tinybert_rt.text.sequence import tokenize
 from tinybert_rt.text.structs import TokenizeInfo, WindowResult
 from tinybert_rt.text.trie_walk import validate_trie
@@ -21,7 +21,7 @@ def exports() -> list[tuple[str, Any, Any, list[Any]]]:
     tokenizer = Tokenizer.pointer
     return [
         ("text_validate_trie", validate_trie, i64, [i64, i64, i64]),
-        ("text_prepare_wordpiece", prepare_wordpiece, types.void, [tokenizer]),
+        ("text_prepare_tokenizer", prepare_tokenizer, types.void, [tokenizer]),
         ("text_wordpiece", wordpiece, i64, [tokenizer, *[i64] * 6]),
         ("text_wordpiece_window", wordpiece_window, i64, [tokenizer, *[i64] * 7, WindowResult.pointer]),
         ("text_encode", encode_text, i64, [tokenizer, *[i64] * 6]),

@@ -26,7 +26,7 @@ SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 
 _SIGNATURES = {
     "text_validate_trie": "int64_t(*)(int64_t, int64_t, int64_t)",
-    "text_prepare_wordpiece": "void(*)(kernel_tokenizer *)",
+    "text_prepare_tokenizer": "void(*)(kernel_tokenizer *)",
     "text_wordpiece": f"int64_t(*)(kernel_tokenizer *{', int64_t' * 6})",
     "text_wordpiece_window": f"int64_t(*)(kernel_tokenizer *{', int64_t' * 7}, kernel_window_result *)",
     "text_encode": f"int64_t(*)(kernel_tokenizer *{', int64_t' * 6})",
@@ -88,7 +88,7 @@ class Kernels:
         for name, value in fields.items():
             setattr(self.struct, name, value)
         assert function("text_validate_trie")(self.trie.ctypes.data, len(self.trie), len(pieces)) == -1
-        function("text_prepare_wordpiece")(self.struct)
+        function("text_prepare_tokenizer")(self.struct)
         self._wordpiece = function("text_wordpiece")
         self._window = function("text_wordpiece_window")
         self._tokenize = function("text_tokenize")
@@ -98,7 +98,7 @@ class Kernels:
         self.added = np.array(ids, dtype=np.int32)
         self.struct.added = self.added.ctypes.data
         self.struct.added_count = len(ids)
-        function("text_prepare_wordpiece")(self.struct)
+        function("text_prepare_tokenizer")(self.struct)
 
     def _check_scratch(self) -> None:
         assert (self.scratch[WORD_SCRATCH_BYTES:] == 0xA5).all(), "a kernel wrote behind its scratch"

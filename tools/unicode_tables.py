@@ -101,11 +101,11 @@ _CJK = "3400-4DBF 4E00-9FFF F900-FAFF 20000-2A6DF 2A700-2B73F 2B740-2B81F 2B920-
 # The only character whose lower case has two characters: i and U+0307. The table maps it to i, the kernel adds the dot.
 DOTTED_CAPITAL_I = 0x130
 
-_HANGUL = range(0xAC00, 0xD7A4)
-_CODE_POINTS = 0x110000
+HANGUL = range(0xAC00, 0xD7A4)
+CODE_POINTS = 0x110000
 
 
-def _members(ranges: str) -> set[int]:
+def members(ranges: str) -> set[int]:
     """The code points of a list of hexadecimal ranges."""
     found: set[int] = set()
     for item in ranges.split():
@@ -118,17 +118,17 @@ class Unicode:
     """The corrected properties of code points."""
 
     def __init__(self) -> None:
-        self.kept_format = _members(_KEPT_FORMAT)
-        self.not_punctuation = _members(_NOT_PUNCTUATION)
-        self.punctuation = _members(_PUNCTUATION)
-        self.not_mark = _members(_NOT_MARK)
-        self.mark = _members(_MARK)
-        self.class_zero = _members(_CLASS_ZERO)
-        self.not_decomposed = _members(_NOT_DECOMPOSED)
-        self.letter = _members(_LETTER)
-        self.number = _members(_NUMBER)
-        self.cjk = _members(_CJK)
-        self.lower_difference = {code: difference for ranges, difference in _LOWER.items() for code in _members(ranges)}
+        self.kept_format = members(_KEPT_FORMAT)
+        self.not_punctuation = members(_NOT_PUNCTUATION)
+        self.punctuation = members(_PUNCTUATION)
+        self.not_mark = members(_NOT_MARK)
+        self.mark = members(_MARK)
+        self.class_zero = members(_CLASS_ZERO)
+        self.not_decomposed = members(_NOT_DECOMPOSED)
+        self.letter = members(_LETTER)
+        self.number = members(_NUMBER)
+        self.cjk = members(_CJK)
+        self.lower_difference = {code: difference for ranges, difference in _LOWER.items() for code in members(ranges)}
 
     def is_removed(self, code: int) -> bool:
         if code in (0x9, 0xA, 0xD) or code in self.kept_format:
@@ -168,7 +168,7 @@ class Unicode:
     def decomposition(self, code: int) -> tuple[int, ...]:
         """Canonical decomposition without the marks of a combining class above 0; empty: none, or nothing is left."""
         text = unicodedata.normalize("NFD", chr(code))
-        if text == chr(code) or code in self.not_decomposed or code in _HANGUL:
+        if text == chr(code) or code in self.not_decomposed or code in HANGUL:
             return ()
         return tuple(ord(each) for each in text if not (self.is_mark(ord(each)) and self.combining_class(ord(each))))
 
@@ -179,7 +179,7 @@ class Unicode:
         difference = self.lower(code) - code
         properties = REMOVED * self.is_removed(code) | SPACE * self.is_space(code) | CJK * (code in self.cjk)
         properties |= PUNCTUATION * self.is_punctuation(code) | MARK * self.is_mark(code) | UPPER * (difference != 0)
-        properties |= DECOMPOSES * (code in _HANGUL or bool(self.decomposition(code)))
+        properties |= DECOMPOSES * (code in HANGUL or bool(self.decomposition(code)))
         properties |= LETTER * self.is_letter(code) | NUMBER * self.is_number(code)
         record = (properties, self.combining_class(code), difference)
         self._check(code, record)
@@ -210,7 +210,7 @@ def _blocks(values: Sequence[int], size: int) -> tuple[list[int], list[int]]:
     return index, [value for block in numbers for value in block]
 
 
-def _three_stages(name: str, values: Sequence[Any], leaf_format: str) -> tuple[dict[str, bytes], list[Any]]:
+def three_stages(name: str, values: Sequence[Any], leaf_format: str) -> tuple[dict[str, bytes], list[Any]]:
     """Tables NAME_TOP (uint8), NAME_MIDDLE (uint16), NAME_LEAF; and the distinct values in the order of their number."""
     numbers: dict[Any, int] = {}
     middle, leaf = _blocks([numbers.setdefault(value, len(numbers)) for value in values], 64)
@@ -226,20 +226,20 @@ def _three_stages(name: str, values: Sequence[Any], leaf_format: str) -> tuple[d
 def build_tables() -> dict[str, bytes]:
     """Every table of the module, by name, little-endian."""
     characters = Unicode()
-    tables, records = _three_stages("RECORD", [characters.record(code) for code in range(_CODE_POINTS)], "B")
+    tables, records = three_stages("RECORD", [characters.record(code) for code in range(CODE_POINTS)], "B")
     # 8 bytes each: properties u8, combining class u8, more properties u16, difference to the lower case i32.
     tables["RECORDS"] = b"".join(
         struct.pack("<BBHi", properties & 255, order, properties >> 16, difference) for properties, order, difference in records
     )
 
-    sequences = [() if 0xD800 <= code < 0xE000 else characters.decomposition(code) for code in range(_CODE_POINTS)]
+    sequences = [() if 0xD800 <= code < 0xE000 else characters.decomposition(code) for code in range(CODE_POINTS)]
     elements: list[int] = []
     starts: dict[tuple[int, ...], int] = {(): 0}
     for sequence in sequences:
         if sequence not in starts:
             starts[sequence] = len(elements)
             elements += [each | MORE for each in sequence[:-1]] + [sequence[-1]]
-    stages, order = _three_stages("DECOMPOSITION", sequences, "H")
+    stages, order = three_stages("DECOMPOSITION", sequences, "H")
     leaf = struct.unpack(f"<{len(stages['DECOMPOSITION_LEAF']) // 2}H", stages["DECOMPOSITION_LEAF"])
     stages["DECOMPOSITION_LEAF"] = struct.pack(f"<{len(leaf)}H", *(starts[order[number]] for number in leaf))
     tables |= stages
@@ -247,17 +247,14 @@ def build_tables() -> dict[str, bytes]:
     return tables
 
 
-def render(tables: dict[str, bytes]) -> str:
-    """The text of the generated module."""
+def render(tables: dict[str, bytes], title: str, generator: str) -> str:
+    """The text of a generated module; `generator`: the name of the tool."""
     layout = "".join(f'    ("{name}", {len(data)}),\n' for name, data in tables.items())
-    text = base64.b85encode(zlib.compress(b"".join(tables.values()), 9)).decode("ascii")
-    data = "".join(f'    b"{text[begin : begin + 120]}"\n' for begin in range(0, len(text), 120))
-    return f'''"""Tables of Unicode properties for the tokenizers. Generated by tools/unicode_tables.py: do not edit."""
+    return f'''"""{title}. Generated by tools/{generator}: do not edit."""
 
 from __future__ import annotations
 
-import base64
-import zlib
+from tinybert_rt.text.packed import unpack
 
 UNICODE_VERSION = "{UNICODE_VERSION}"
 
@@ -265,21 +262,16 @@ UNICODE_VERSION = "{UNICODE_VERSION}"
 _LAYOUT = (
 {layout})
 _DATA = (
-{data})
+{packed_lines(b"".join(tables.values()))})
 
-
-def _load() -> dict[str, bytes]:
-    data = zlib.decompress(base64.b85decode(_DATA))
-    tables = {{}}
-    begin = 0
-    for name, size in _LAYOUT:
-        tables[name] = data[begin : begin + size]
-        begin += size
-    return tables
-
-
-TABLES = _load()
+TABLES = unpack(_DATA, _LAYOUT)
 '''
+
+
+def packed_lines(data: bytes) -> str:
+    """Compressed bytes in base 85, as lines of Python source."""
+    text = base64.b85encode(zlib.compress(data, 9)).decode("ascii")
+    return "".join(f'    b"{text[begin : begin + 120]}"\n' for begin in range(0, len(text), 120))
 
 
 def committed_tables() -> dict[str, bytes]:
@@ -305,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         same = committed_tables() == tables
         print(f"{TARGET.name}: {'up to date' if same else 'differs from what would be generated'}")
         return 0 if same else 1
-    text = render(tables)
+    text = render(tables, "Tables of Unicode properties for the tokenizers", "unicode_tables.py")
     TARGET.write_text(text, encoding="ascii")
     for name, data in tables.items():
         print(f"{len(data):7d} {name}")

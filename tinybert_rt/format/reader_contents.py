@@ -54,19 +54,23 @@ def check_trie(data, entry, nodes, vocab_size, error):
 
 
 @kernel
+def _check_offsets(data, entry, count, end, least, cause, error):
+    """`count` + 1 offsets start at 0, rise by `least` or more and stop at `end`; returns a status, `cause` where they do not."""
+    name_error(error, entry)
+    lowest = 0
+    for index in range(count + 1):
+        position = entry.begin + 4 * index
+        offset = load_u32(data + position)
+        if offset < lowest or offset > end or (index == 0 and offset != 0) or (index == count and offset != end):
+            return fail(error, cause, index, position)
+        lowest = offset + least
+    return _check_zero(data, entry.begin + 4 * (count + 1), entry.end, error)
+
+
+@kernel
 def check_pieces(data, pieces, offsets, pieces_bytes, vocab_size, error):
     """Piece offsets start at 0, ascend (no piece is empty) and end at the end of the pieces; returns a status."""
-    name_error(error, offsets)
-    table = data + offsets.begin
-    last = -1
-    for index in range(vocab_size + 1):
-        offset = load_u32(table + 4 * index)
-        if offset <= last or offset > pieces_bytes or (index == 0 and offset != 0):
-            return fail(error, _PIECES, index, offsets.begin + 4 * index)
-        last = offset
-    if last != pieces_bytes:
-        return fail(error, _PIECES, vocab_size, offsets.begin + 4 * vocab_size)
-    status = _check_zero(data, offsets.begin + 4 * (vocab_size + 1), offsets.end, error)
+    status = _check_offsets(data, offsets, vocab_size, pieces_bytes, 1, _PIECES, error)
     if status != 0:
         return status
     name_error(error, pieces)
@@ -121,14 +125,7 @@ def check_merges(data, tokens, starts, merges, count, vocab_size, error):
         token = load_i32(data + tokens.begin + 4 * index)
         if token < 0 or token >= vocab_size:
             return fail(error, _MERGES, index, tokens.begin + 4 * index)
-    name_error(error, starts)
-    last = 0
-    for index in range(vocab_size + 1):
-        start = load_u32(data + starts.begin + 4 * index)
-        if start < last or start > count or (index == 0 and start != 0) or (index == vocab_size and start != count):
-            return fail(error, _MERGES, index, starts.begin + 4 * index)
-        last = start
-    status = _check_zero(data, starts.begin + 4 * (vocab_size + 1), starts.end, error)
+    status = _check_offsets(data, starts, vocab_size, count, 0, _MERGES, error)
     if status != 0:
         return status
     name_error(error, merges)
@@ -167,14 +164,7 @@ def check_rewrites(data, trie, texts, offsets, nodes, text_bytes, count, error):
     status = check_trie(data, trie, nodes, count, error)
     if status != 0:
         return status
-    name_error(error, offsets)
-    last = 0
-    for index in range(count + 1):
-        offset = load_u32(data + offsets.begin + 4 * index)
-        if offset < last or offset > text_bytes or (index == 0 and offset != 0) or (index == count and offset != text_bytes):
-            return fail(error, _SCORES, index, offsets.begin + 4 * index)
-        last = offset
-    status = _check_zero(data, offsets.begin + 4 * (count + 1), offsets.end, error)
+    status = _check_offsets(data, offsets, count, text_bytes, 0, _SCORES, error)
     if status != 0:
         return status
     name_error(error, texts)

@@ -18,7 +18,7 @@ from tinybert_rt.format.reader_contents import (
 from tinybert_rt.format.reader_header import entries_at
 from tinybert_rt.format.reader_rules import field
 from tinybert_rt.kernels.jit import kernel
-from tinybert_rt.text.prepare import prepare_unigram, prepare_wordpiece
+from tinybert_rt.text.prepare import prepare_tokenizer, prepare_unigram
 
 # In file order, see tensors.GLOBAL_RULES.
 _CONFIG, _TRIE, _PIECES, _PIECE_OFFSETS, _ADDED, _BEHIND_ADDED = range(6)
@@ -124,7 +124,7 @@ def open_tokenizer(data, entries, config, tokenizer, error):
     if status == 0:
         status, place = _open_unigram(data, entries, place, config, tokenizer, error)
     if status == 0:
-        prepare_wordpiece(tokenizer)
+        prepare_tokenizer(tokenizer)
         if field(config, _SCORED_PIECES) != 0:
             prepare_unigram(tokenizer, field(config, _SCORED_PIECES))
     return status, place

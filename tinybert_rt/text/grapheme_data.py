@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import zlib
+from tinybert_rt.text.packed import unpack
 
 UNICODE_VERSION = "14.0.0"
 
@@ -32,15 +31,4 @@ _DATA = (
     b"l<`ADOIauey~yIHRMUBCQ29Kft>|OvmX<=Yazxuz(`(ef1keB)=_vriTkDBsF*AMWSFss6^XhM7y>wx@nyLWnh8Xj}O&)sxe*i<R^``"
 )
 
-
-def _load() -> dict[str, bytes]:
-    data = zlib.decompress(base64.b85decode(_DATA))
-    tables = {}
-    begin = 0
-    for name, size in _LAYOUT:
-        tables[name] = data[begin : begin + size]
-        begin += size
-    return tables
-
-
-TABLES = _load()
+TABLES = unpack(_DATA, _LAYOUT)

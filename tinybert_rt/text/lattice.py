@@ -9,7 +9,7 @@ import numpy as np
 
 from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.memory import load_f64, load_i64, load_u8, store_f64, store_i64
-from tinybert_rt.text.trie_walk import label_of, piece_of, target_of, unit_pair
+from tinybert_rt.text.trie_walk import follow, piece_of, unit_pair
 from tinybert_rt.text.words import emit, note_spans
 
 # An unknown character scores this much less than the worst piece.
@@ -58,11 +58,8 @@ def _find_paths(flow, tokenizer):
         position = begin
         while position < length:
             byte = load_u8(word + position)
-            node = target_of(pair, byte)
-            if byte == 0 or node >= nodes:
-                break
-            pair = unit_pair(trie, node)
-            if label_of(pair) != byte:
+            pair = follow(trie, nodes, pair, byte) if byte != 0 else 0
+            if pair == 0:
                 break
             position += 1
             piece = piece_of(pair)

@@ -13,7 +13,7 @@ _continuation_prefix = constant_table(b"##")
 
 
 @kernel
-def prepare_wordpiece(tokenizer):
+def prepare_tokenizer(tokenizer):
     """Set continuation_root and added_first0 to added_first3 from the trie, the pieces and the added tokens.
 
     The trie has at least one node; the added ids are below vocab_size and their pieces lie inside `pieces`.

@@ -10,7 +10,7 @@ from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.memory import load_i64, load_u8, load_u32, store_i64
 from tinybert_rt.text.graphemes import begins_cluster, grapheme_class, next_pictures
 from tinybert_rt.text.pretokenize import pass_on
-from tinybert_rt.text.trie_walk import label_of, piece_of, target_of, unit_pair
+from tinybert_rt.text.trie_walk import follow, piece_of, unit_pair
 from tinybert_rt.text.unicode import decode, store_utf8, utf8_size
 
 _WHOLE_CLUSTER_BYTES = 5
@@ -27,11 +27,8 @@ def find_rule(tokenizer, root, text, begin, end, longest):
     position = begin
     while position < end:
         byte = load_u8(text + position)
-        node = target_of(pair, byte)
-        if byte == 0 or node >= nodes:
-            break
-        pair = unit_pair(trie, node)
-        if label_of(pair) != byte:
+        pair = follow(trie, nodes, pair, byte) if byte != 0 else 0
+        if pair == 0:
             break
         position += 1
         rule = piece_of(pair)

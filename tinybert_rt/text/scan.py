@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from tinybert_rt.format.layout import CLEAN_TEXT, LOWERCASE, SPLIT_CJK, STRIP_ACCENTS
 from tinybert_rt.kernels.jit import inline, kernel
-from tinybert_rt.kernels.memory import constant_table, copy_bytes, load_i32, load_u8, load_u32, store_u8
+from tinybert_rt.kernels.memory import constant_table, copy_bytes, load_i32, load_u8, store_u8
 from tinybert_rt.kernels.struct_types import struct_at
 from tinybert_rt.text import byte_classes
+from tinybert_rt.text.added import longest_added
 from tinybert_rt.text.byte_classes import ADDED, ALONE, BREAK, CONTROL, FIRST_COPIED, SKIP, WIDE
 from tinybert_rt.text.limits import CLASSES_BYTES, MAX_WORD_CHARS, STATE_BYTES
 from tinybert_rt.text.structs import Scan
@@ -85,26 +86,6 @@ def begin_scan(tokenizer, ids, spans, capacity, count, scratch):
     if tokenizer.added_first3:
         _mark_added(scan.classes, 192, tokenizer.added_first3)
     return scan
-
-
-@kernel
-def match_added(tokenizer, text, size):
-    """The longest added token at the start of a text: (its bytes << 32) | id, or 0."""
-    found = 0
-    longest = 0
-    for index in range(tokenizer.added_count):
-        token = load_i32(tokenizer.added + 4 * index)
-        begin = load_u32(tokenizer.piece_offsets + 4 * token)
-        length = load_u32(tokenizer.piece_offsets + 4 * token + 4) - begin
-        if longest < length <= size:
-            piece = tokenizer.pieces + begin
-            same = 0
-            while same < length and load_u8(piece + same) == load_u8(text + same):
-                same += 1
-            if same == length:
-                longest = length
-                found = (length << 32) | token
-    return found
 
 
 @kernel
@@ -198,16 +179,16 @@ def scan_text(scan, tokenizer, text, size, until_full):
         elif kind == SKIP:
             scan.position = position + 1
         elif kind == ADDED:
-            found = match_added(tokenizer, text + position, size - position)
-            if found:
+            index, length = longest_added(tokenizer, text + position, size - position)
+            if index >= 0:
                 end_word(scan, tokenizer)
                 before = scan.count
                 scan.start = position
-                scan.stop = position + (found >> 32)
-                emit(scan, found & 0xFFFFFFFF)
+                scan.stop = position + length
+                emit(scan, load_i32(tokenizer.added + 4 * index))
                 note_spans(scan, before)
                 note_if_full(scan, position, before)
-                scan.position = position + (found >> 32)
+                scan.position = position + length
             else:
                 scan.position = position + scan_wide(scan, tokenizer, text, size)
         elif kind in (WIDE, CONTROL):

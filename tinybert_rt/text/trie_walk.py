@@ -30,6 +30,16 @@ def piece_of(pair):
     return (pair >> 32) & 0xFFFFFFFF
 
 
+@inline
+def follow(trie, nodes, pair, byte):
+    """Both units of the node to which `byte`, not NUL, leads from the node with the units `pair`; 0: it leads nowhere."""
+    node = target_of(pair, byte)
+    if node >= nodes:
+        return 0
+    found = unit_pair(trie, node)
+    return found if label_of(found) == byte else 0
+
+
 @kernel
 def validate_trie(trie, nodes, vocab_size):
     """The first node with an id outside the vocabulary, or -1: every id read from the trie is then below `vocab_size`.
@@ -64,11 +74,8 @@ def whole_piece(trie, nodes, root, word, size):
     pair = unit_pair(trie, root)
     for index in range(size):
         byte = load_u8(word + index)
-        node = target_of(pair, byte)
-        if byte == 0 or node >= nodes:
-            return 0
-        pair = unit_pair(trie, node)
-        if label_of(pair) != byte:
+        pair = follow(trie, nodes, pair, byte) if byte != 0 else 0
+        if pair == 0:
             return 0
     return piece_of(pair)
 
@@ -83,12 +90,8 @@ def longest_match(trie, nodes, root, word, begin, end):
     pair = unit_pair(trie, root)
     position = begin
     while position < end:
-        byte = load_u8(word + position)
-        node = target_of(pair, byte)
-        if node >= nodes:
-            break
-        pair = unit_pair(trie, node)
-        if label_of(pair) != byte:
+        pair = follow(trie, nodes, pair, load_u8(word + position))
+        if pair == 0:
             break
         position += 1
         piece = piece_of(pair)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import zlib
+from tinybert_rt.text.packed import unpack
 
 UNICODE_VERSION = "14.0.0"
 
@@ -135,15 +134,4 @@ _DATA = (
     b"s)u>?KfvC5F^2*AVXnG&6{o-8wyoxr^%+j{fwwXD?${D#1icQ}Fh9u#<N<0L2k4*Y^ncWqh+Y"
 )
 
-
-def _load() -> dict[str, bytes]:
-    data = zlib.decompress(base64.b85decode(_DATA))
-    tables = {}
-    begin = 0
-    for name, size in _LAYOUT:
-        tables[name] = data[begin : begin + size]
-        begin += size
-    return tables
-
-
-TABLES = _load()
+TABLES = unpack(_DATA, _LAYOUT)
