@@ -38,7 +38,7 @@ class Filled(NamedTuple):
 
 def fill_mask(model: Tasks, text: str, top: int) -> list[list[Filled]]:
     """See `Model.fill_mask`."""
-    pieces = model.vocabulary()
+    pieces = model._pieces
     top = between("top", top, 1, len(pieces))
     utf8(text, "the text")
     tokens = model.tokenize(text, spans=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tinybert_rt.engine.calls import run_inside
 from tinybert_rt.engine.texts import Text, encode_error, text_iterator, utf8
 from tinybert_rt.errors import InvalidArgumentError, InvalidTextError, TextTooLongError
 from tinybert_rt.opened import warn_of_truncation
@@ -47,7 +48,7 @@ def inspect(model: Tasks, text: str, pair: str | None, truncation: str | None, m
     tokens = _tokenized(model, [text if pair is None else (text, pair)], truncation, max_tokens)
     found = tokens[0]
     states, attentions = _run(model, tokens, layers=True, attentions=True)
-    pieces = model.vocabulary()
+    pieces = model._pieces
     assert found.spans is not None
     return Inside([pieces[token] for token in found.ids], found.ids, found.types, found.spans, states, attentions[0], found.total)
 
@@ -101,8 +102,6 @@ def _tokenized(model: Tasks, texts: list[Text], truncation: str | None, max_toke
 
 
 def _run(model: Tasks, tokens: list[Tokens], **wanted: bool) -> tuple[Any, Any]:
-    from tinybert_rt.engine.calls import run_inside
-
     offsets = np.zeros(len(tokens) + 1, np.int64)
     np.cumsum([each.ids.size for each in tokens], out=offsets[1:])
     ids = np.concatenate([each.ids for each in tokens])

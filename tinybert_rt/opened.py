@@ -160,13 +160,18 @@ class OpenedModel:
         np.cumsum([part.size for part in parts], out=offsets[1:])
         return (np.concatenate(parts) if parts else np.empty(0, np.int32)), offsets
 
+    @cached_property
+    def _pieces(self) -> tuple[str, ...]:
+        """The pieces of the vocabulary, in the order of their ids."""
+        tokenizer = self._model.tokenizer
+        return tuple(strings(tokenizer.pieces, tokenizer.piece_offsets, int(tokenizer.vocab_size)))
+
     def vocabulary(self) -> list[str]:
         """The pieces of the vocabulary, in the order of their ids.
 
         Pieces of byte-level BPE are bytes of UTF-8: those that are no whole characters have U+FFFD in them.
         """
-        tokenizer = self._model.tokenizer
-        return strings(tokenizer.pieces, tokenizer.piece_offsets, int(tokenizer.vocab_size))
+        return list(self._pieces)
 
     # ------------------------------------------------------------ inside
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .common import LINES_AT_ONCE, UsageError, lines_of, load, name_of, on_one_line, open_input, runs
@@ -55,42 +55,40 @@ def add(commands: Any) -> None:
     runs(detect, _detect_replaced)
 
 
-def _classify(options: argparse.Namespace) -> None:
+def _texts(options: argparse.Namespace) -> Iterator[tuple[Model, int, list[str]]]:
+    """The lines of a file, some at a time, with the model and how many lines came before. Raises UsageError where there is none."""
     name = name_of(options.file)
     with open_input(options.file) as file:
         model = load(options.model, options)
         lines = lines_of(file, name)
         count = 0
         while texts := list(itertools.islice(lines, LINES_AT_ONCE)):
+            yield model, count, texts
             count += len(texts)
-            for text, found in zip(texts, model.classify(texts, truncation="truncate"), strict=True):
-                if options.json:
-                    scores = {label: round(score, 6) for label, score in found.scores.items()}
-                    print(json.dumps({"label": found.label, "score": round(found.score, 6), "scores": scores}, ensure_ascii=False))
-                else:
-                    print(f"{found.score:.4f}  {found.label}  {text}")
         if count == 0:
             raise UsageError(f"{name}: no texts")
+
+
+def _classify(options: argparse.Namespace) -> None:
+    for model, _, texts in _texts(options):
+        for text, found in zip(texts, model.classify(texts, truncation="truncate"), strict=True):
+            if options.json:
+                scores = {label: round(score, 6) for label, score in found.scores.items()}
+                print(json.dumps({"label": found.label, "score": round(found.score, 6), "scores": scores}, ensure_ascii=False))
+            else:
+                print(f"{found.score:.4f}  {found.label}  {text}")
 
 
 def _of_lines(options: argparse.Namespace, read: Callable[[Model, list[str]], Sequence[Sequence[Entity | Replaced]]]) -> None:
     """What `read` finds in each line of a file, with the line's number."""
-    name = name_of(options.file)
-    with open_input(options.file) as file:
-        model = load(options.model, options)
-        lines = lines_of(file, name)
-        count = 0
-        while texts := list(itertools.islice(lines, LINES_AT_ONCE)):
-            for number, found in enumerate(read(model, texts), count + 1):
-                for each in found:
-                    if options.json:
-                        print(json.dumps({"line": number, **each._asdict(), "score": round(each.score, 6)}, ensure_ascii=False))
-                    else:
-                        label = f"{each._asdict()['label']}  " if "label" in each._fields else ""
-                        print(f"{number:>6}  {each.score:.4f}  {label}{each.text}")
-            count += len(texts)
-        if count == 0:
-            raise UsageError(f"{name}: no texts")
+    for model, before, texts in _texts(options):
+        for number, found in enumerate(read(model, texts), before + 1):
+            for each in found:
+                if options.json:
+                    print(json.dumps({"line": number, **each._asdict(), "score": round(each.score, 6)}, ensure_ascii=False))
+                else:
+                    label = f"{each._asdict()['label']}  " if "label" in each._fields else ""
+                    print(f"{number:>6}  {each.score:.4f}  {label}{each.text}")
 
 
 def _tag(options: argparse.Namespace) -> None:

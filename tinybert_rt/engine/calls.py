@@ -95,6 +95,15 @@ def require_head(model: Any, path: str, kind: str | None = None) -> None:
         raise MissingHeadError(f"{path}: the model has {has}, {wanted} is needed")
 
 
+def _request_of(ids: NDArray[np.int32], types: NDArray[np.uint8] | None) -> Any:
+    """A request about token ids, which must outlive it, that asks for nothing yet."""
+    request = ffi.new("kernel_request *")
+    request.ids = address(ids)
+    request.n_ids = ids.size
+    request.types = 0 if types is None else address(types)
+    return request
+
+
 def run_masked(
     pool: SessionPool,
     model: Any,
@@ -112,10 +121,7 @@ def run_masked(
     rows = int((ids == model.tokenizer.mask_id).sum())
     best = np.zeros((rows, top), np.int32)
     scores = np.zeros((rows, top or int(model.vocab_size)), np.float32)
-    request = ffi.new("kernel_request *")
-    request.ids = address(ids)
-    request.n_ids = ids.size
-    request.types = 0 if types is None else address(types)
+    request = _request_of(ids, types)
     request.top = top
     done = found = 0
     with pool.taken() as session:
@@ -145,17 +151,10 @@ def run_ids(
     width = int(model.labels if wanted == "scores" else model.hidden_size)
     of_tokens = wanted == "hidden" or (wanted == "scores" and model.head != _OF_TEXTS)
     results = np.empty((ids.size if of_tokens else count, width), np.float32)
+    request = _request_of(ids, types)
+    request.dim = int(model.hidden_size)
     done = 0
     with pool.taken() as session:
-        request = session.request
-        request.texts = 0
-        request.ids = address(ids)
-        request.n_ids = ids.size
-        request.types = 0 if types is None else address(types)
-        request.dim = int(model.hidden_size)
-        request.probabilities = 0
-        request.token_counts = 0
-        request.truncated = 0
         while done < count:
             # Results of tokens lie where the ids do; those of texts are counted from the first of the request on.
             place = address(results) + (0 if of_tokens else 4 * done * width)
@@ -204,12 +203,9 @@ def run_inside(
         starts.append(starts[-1] + (maps * length * length if valid else 0))
     states = np.empty((int(model.num_layers) + 1, ids.size if valid else 0, int(model.hidden_size)), np.float32) if layers else None
     probabilities = np.empty(starts[-1], np.float32) if attentions else None
+    request = _request_of(ids, types)
+    done = 0
     with pool.taken() as session:
-        request = ffi.new("kernel_request *")
-        request.ids = address(ids)
-        request.n_ids = ids.size
-        request.types = 0 if types is None else address(types)
-        done = 0
         while done < count:
             # What is wrong with the texts is found by a run that writes nothing.
             if states is not None and valid:
