@@ -15,7 +15,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m bench.demo
 
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
