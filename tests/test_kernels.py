@@ -63,7 +63,7 @@ def test_short_polynomials_have_their_stated_errors(kernels: Functions) -> None:
     x = np.concatenate([np.linspace(-12, 12, (1 << 16) - 16), [0, -0.0, 1e30, -1e30, 1e-30, -1e-30, *range(10)]]).astype(np.float32)
     kernels("map_gelu_near", x.size, at(x), at(y))
     exact = 0.5 * x.astype(np.float64) * (1 + erf(x.astype(np.float64) / np.sqrt(2)))
-    assert (np.abs(y - exact) <= 3e-5 * np.maximum(1, np.abs(exact) * 0.01)).all()
+    assert (np.abs(y - exact) <= 6e-5 * np.maximum(1, np.abs(exact) * 0.01)).all()
 
 
 def test_log2_has_its_stated_error(kernels: Functions) -> None:

@@ -109,6 +109,13 @@ def fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Valu
     return _fma_by_doubles(builder, a, b, c)
 
 
+def in_register(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """A vector constant that the compiler keeps in a register, where a vector is one and registers are many; elsewhere as it is."""
+    if active().vector_bits < 512:
+        return value
+    return builder.asm(ir.FunctionType(value.type, [value.type]), "", "=v,0", [value], False)
+
+
 def spin_hint(builder: ir.IRBuilder) -> None:
     """A pause in a waiting loop, where the architecture has one."""
     if active().architecture == "x86_64":

@@ -20,7 +20,7 @@ import numpy as np
 from tinybert_rt.kernels.jit import inline, kernel, outlined
 from tinybert_rt.kernels.math import exp2, exp2_levels, log2
 from tinybert_rt.kernels.memory import load_f32, load_i32, store_f32, take
-from tinybert_rt.kernels.panels import INT8_ROWS, int8_product
+from tinybert_rt.kernels.panels import INT8_ROWS, int8_product, int8_scores
 from tinybert_rt.kernels.rows import quantize_row
 from tinybert_rt.kernels.vector import (
     absolute,
@@ -51,7 +51,6 @@ _VALUE_LIMIT = _F(64.0)
 _SMALLEST = _F(1e-20)
 _OVERFLOW = _F(1e37)
 _INFINITE = _F(np.inf)
-_LOWEST = _F(-125.0)
 _NEVER = _F(-1e30)
 _HUGE = _F(-3.0e38)
 _ONES = 0x01010101
@@ -176,29 +175,17 @@ def _prepare_values(values, tokens, padded, head_width, out, shifts, inverse_sca
 
 
 @inline
-def _weights_of_block(scores, count, factor, zero, scales, sums, shifts, inverse_scales, added, added_factor, out, largest, total):  # type: ignore[no-untyped-def]
-    """One query's weights for a block of keys: int32 products at `scores` become 255·p relative to their maximum, as u8 at `out`.
+def _weights_of_block(scores, count, inverse_scales, tops, out, largest, total):  # type: ignore[no-untyped-def]
+    """One query's weights for a block of keys: scores s + log2 scale_v become 255·p relative to their maximum, as u8 at `out`.
 
-    Stores the maximum of s + log2 scale_v at `largest` and 255·Σ e·2**−maximum at `total`. Float32 holds the corrected products
-    exactly: they are below 2**24 for heads of up to 500 elements.
+    Stores the maximum, that of 16 values at `tops`, at `largest` and 255·Σ e·2**−maximum at `total`.
     """
-    factors = splat_f32(factor)
-    minus_zero = splat_f32(-zero)
-    top = splat_f32(_HUGE)
-    for i in range(0, count * 4, 64):
-        product = fma(minus_zero, load_f32x16(sums + i), to_f32(load_i32x16(scores + i)))
-        value = fma(product, factors * load_f32x16(scales + i), load_f32x16(shifts + i))
-        if added != 0:
-            value = fma(load_f32x16(added + i), splat_f32(added_factor), value)
-        store_f32x16(scores + i, value)
-        top = maximum(value, top)
-    peak = reduce_max(top)
+    peak = reduce_max(load_f32x16(tops))
     store_f32(largest, peak)
     peaks = splat_f32(peak)
-    lowest = splat_f32(_LOWEST)
     added = splat_f32(_ZERO)
     for i in range(0, count * 4, 64):
-        p = exp2_levels(maximum(load_f32x16(scores + i) - peaks, lowest))
+        p = exp2_levels(load_f32x16(scores + i) - peaks)
         added = fma(p, load_f32x16(inverse_scales + i), added)
         store_u8x16(out + (i >> 2), round_to_i32(p))
     store_f32(total, reduce_add(added))
@@ -216,7 +203,7 @@ def attention_int8_bytes(max_tokens, head_width):  # type: ignore[no-untyped-def
     operands = (max_tokens >> 4) * groups * 64 + (head_width >> 4) * (max_tokens >> 2) * 64
     tables = 4 * max_tokens * 4
     row = head_width + BLOCK * 4 + max_tokens + head_width * 4 + 8 + 8 * (_blocks(max_tokens) + 16)
-    return operands + tables + 2048 + 64 + INT8_ROWS * row + 64 * 8
+    return operands + tables + 2048 + 64 + INT8_ROWS * (row + 64) + 64 * 9
 
 
 @outlined
@@ -256,31 +243,52 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, added,
     peaks = take(q_zeros, INT8_ROWS * 4)
     block_stride = (blocks + 15) // 16 * 64
     totals = peaks + INT8_ROWS * block_stride
+    tops = totals + INT8_ROWS * block_stride
+    added_factor = tops + INT8_ROWS * 64
+    store_f32(added_factor, scale * _LOG2_E)
     row = 0
     while row < tokens:
         count = min(INT8_ROWS, tokens - row)
         for r in range(count):
             quantize_row(queries + (row + r) * stride, head_width, q + r * head_width, q_scales + 4 * r, q_zeros + 4 * r)
-            worst = max(load_f32(q_scales + 4 * r), worst)
+            q_scale = load_f32(q_scales + 4 * r)
+            worst = max(q_scale, worst)
+            store_f32(q_scales + 4 * r, q_scale * scale * _LOG2_E)
+            store_f32(q_zeros + 4 * r, -_F(load_i32(q_zeros + 4 * r)))
         done = count
         for block in range(blocks):
             first = block * BLOCK
             keys_here = min(BLOCK, padded - first)
             score_stride = keys_here * 4
             panel = key_weights + (first >> 4) * groups * 64
-            done = int8_product(count, q, head_width, panel, groups * 64, groups, keys_here >> 4, scores, score_stride)
+            for r in range(count):
+                store_f32x16(tops + 64 * r, splat_f32(_HUGE))
+            done = int8_scores(
+                count,
+                q,
+                head_width,
+                panel,
+                groups * 64,
+                groups,
+                keys_here >> 4,
+                q_zeros,
+                q_scales,
+                sums + 4 * first,
+                scales + 4 * first,
+                shifts + 4 * first,
+                0 if added == 0 else added + row * added_stride + 4 * first,
+                added_stride,
+                added_factor,
+                scores,
+                score_stride,
+                tops,
+            )
             for r in range(done):
                 _weights_of_block(
                     scores + r * score_stride,
                     keys_here,
-                    load_f32(q_scales + 4 * r) * scale * _LOG2_E,
-                    _F(load_i32(q_zeros + 4 * r)),
-                    scales + 4 * first,
-                    sums + 4 * first,
-                    shifts + 4 * first,
                     inverse_scales + 4 * first,
-                    0 if added == 0 else added + (row + r) * added_stride + 4 * first,
-                    scale * _LOG2_E,
+                    tops + 64 * r,
                     p + r * padded + first,
                     peaks + r * block_stride + 4 * block,
                     totals + r * block_stride + 4 * block,

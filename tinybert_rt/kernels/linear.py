@@ -11,32 +11,28 @@ from __future__ import annotations
 
 import numpy as np
 
+from tinybert_rt.config import ACTIVATIONS
 from tinybert_rt.kernels.jit import inline, outlined
-from tinybert_rt.kernels.math import activate, activate_near
-from tinybert_rt.kernels.memory import load_f32, load_i32, load_i64, store_i64
-from tinybert_rt.kernels.panels import FLOAT_COLUMNS, INT8_COLUMNS, INT8_ROWS, float_rows, int8_rows
-from tinybert_rt.kernels.vector import (
-    fma,
-    load_f32x16,
-    load_i32x16,
-    splat_f32,
-    splat_i32,
-    store_f32x16,
-    to_f32,
-)
+from tinybert_rt.kernels.math import activate
+from tinybert_rt.kernels.memory import load_i64, store_i64
+from tinybert_rt.kernels.panels import FLOAT_COLUMNS, INT8_COLUMNS, float_rows, int8_linear_rows
+from tinybert_rt.kernels.tile import ADD_RESIDUAL, AS_IT_IS, THROUGH_GELU
+from tinybert_rt.kernels.vector import load_f32x16, store_f32x16
 
 PLAIN = np.int64(-1)
 RESIDUAL = np.int64(-2)
 """Epilogues; a number ≥ 0 is an activation of `layout.ACTIVATIONS`."""
 
+_GELU = ACTIVATIONS["gelu"]
+
 
 @inline
-def _finish(epilogue, value, residual, activation):  # type: ignore[no-untyped-def]
+def _finish(epilogue, value, residual):  # type: ignore[no-untyped-def]
     if epilogue == PLAIN:
         return value
     if epilogue == RESIDUAL:
         return value + load_f32x16(residual)
-    return activation(epilogue, value)
+    return activate(epilogue, value)
 
 
 @inline
@@ -60,32 +56,47 @@ def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, 
     """
     groups = (weights.inputs + 3) >> 2
     block_stride = groups * 64
-    tile_stride = INT8_COLUMNS * 64
     out = target.out
     out_stride = target.row_stride
     residual = target.residual
-    offsets = tile + INT8_ROWS * tile_stride
+    # Of the activations, GELU is computed in the tile's registers, the others from the rows that it has just written.
+    finish = np.int64(AS_IT_IS)
+    if epilogue == RESIDUAL:
+        finish = np.int64(ADD_RESIDUAL)
+    elif epilogue == _GELU:
+        finish = np.int64(THROUGH_GELU)
+    later = epilogue >= 0 and epilogue != _GELU
     block = first
     while block < last:
         panel = weights.weight + block * block_stride
         for j in range(INT8_COLUMNS):
-            store_i64(offsets + 8 * j, _block_offset(target, block + j))
+            store_i64(tile + 8 * j, _block_offset(target, block + j))
+        column = 64 * block
         row = 0
         while row < rows:
-            done = int8_rows(rows - row, x + row * x_stride, x_stride, panel, block_stride, groups, tile, tile_stride)
-            for j in range(INT8_COLUMNS):
-                column = (block + j) * 64
-                weight_scale = load_f32x16(weights.scale + column)
-                bias = load_f32x16(weights.bias + column)
-                column_sum = load_i32x16(weights.column_sum + column)
-                offset = load_i64(offsets + 8 * j) + row * out_stride
-                for r in range(done):
-                    accumulator = load_i32x16(tile + (r * INT8_COLUMNS + j) * 64)
-                    zero = splat_i32(load_i32(zeros + 4 * (row + r)))
-                    scale = splat_f32(load_f32(scales + 4 * (row + r)))
-                    value = fma(to_f32(accumulator - zero * column_sum), weight_scale * scale, bias)
-                    at = offset + r * out_stride
-                    store_f32x16(out + at, _finish(epilogue, value, residual + at, activate_near))
+            done = int8_linear_rows(
+                rows - row,
+                x + row * x_stride,
+                x_stride,
+                panel,
+                block_stride,
+                groups,
+                finish,
+                scales + 4 * row,
+                zeros + 4 * row,
+                weights.scale + column,
+                weights.column_sum + column,
+                weights.bias + column,
+                out + row * out_stride,
+                out_stride,
+                residual + row * out_stride,
+                tile,
+            )
+            if later:
+                for j in range(INT8_COLUMNS):
+                    at = out + load_i64(tile + 8 * j) + row * out_stride
+                    for r in range(done):
+                        store_f32x16(at + r * out_stride, activate(epilogue, load_f32x16(at + r * out_stride)))
             row += done
         block += INT8_COLUMNS
 
@@ -116,6 +127,6 @@ def linear_float(x, x_stride, rows, weights, first, last, target, epilogue, tile
                 for r in range(done):
                     value = load_f32x16(tile + (r * FLOAT_COLUMNS + j) * 64) + bias
                     at = offset + r * out_stride
-                    store_f32x16(out + at, _finish(epilogue, value, residual + at, activate))
+                    store_f32x16(out + at, _finish(epilogue, value, residual + at))
             row += done
         block += FLOAT_COLUMNS

@@ -7,19 +7,25 @@ measures the stated errors against float64.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from llvmlite import ir
 
 from tinybert_rt.config import ACTIVATIONS
+from tinybert_rt.isa import lowering
+from tinybert_rt.isa.lowering import F32, F32X16, I32, I32X16
 from tinybert_rt.kernels.jit import inline
 from tinybert_rt.kernels.vector import (
     absolute,
     as_f32,
     as_i32,
+    f32x16,
     fma,
     maximum,
     minimum,
-    negative,
+    minimum_u32,
+    operation,
     splat_f32,
     splat_i32,
     to_f32,
@@ -57,12 +63,11 @@ _N0, _N1, _N2, _N3 = (
 )
 _LEVELS = _F(255.0 / 256.0)
 _GELU_CUT = _F(6.0)
-_H0, _H1, _H2, _H3 = (
-    _F(-1.1495670080184937),
-    _F(-0.4649304449558258),
-    _F(-0.045735474675893784),
-    _F(0.004161673132330179),
-)
+_GELU_CUT_BITS = int(_GELU_CUT.view(np.int32))
+_LOWEST_BITS = int(_F(-125.0).view(np.int32))
+# −Φ(−t) ≈ M(f)·2**n, n + f = −1 + t·H(t): polynomials, the constant first, fitted together.
+_H = (-1.1276818, -0.50021295, -0.02458257)
+_M = (-0.9973218, -0.69045191, -0.241096, -0.05846234)
 _G0, _G1, _G2, _G3, _G4, _G5, _G6 = (
     _F(-1.1511269807815552),
     _F(-0.4590439200401306),
@@ -111,7 +116,9 @@ def exp2_near(x):  # type: ignore[no-untyped-def]
 
 @inline
 def exp2_levels(x):  # type: ignore[no-untyped-def]
-    """255·2**x of f32x16, −125 ≤ x ≤ 0, with the error of `exp2_near`."""
+    """255·2**x of f32x16, x ≤ 0, with the error of `exp2_near`; x below −125 gives what −125 gives."""
+    # Compared as integers: most machines have more units for that.
+    x = as_f32(minimum_u32(as_i32(x), splat_i32(_LOWEST_BITS)))
     return _exp2_cubic(x, _ROUND_MAGIC + _F(8.0), _LEVELS)
 
 
@@ -147,14 +154,38 @@ def gelu(x):  # type: ignore[no-untyped-def]
     return maximum(x, splat_f32(_ZERO)) - t * tail
 
 
-@inline
-def gelu_near(x):  # type: ignore[no-untyped-def]
-    """As `gelu`, by shorter polynomials; error below 3e-5, for results that are rounded to 8 bits next."""
-    t = minimum(absolute(x), splat_f32(_GELU_CUT))
-    p = fma(splat_f32(_H3), t, splat_f32(_H2))
-    p = fma(p, t, splat_f32(_H1))
-    p = fma(p, t, splat_f32(_H0))
-    return fma(t, negative(exp2_near(fma(p, t, splat_f32(-_ONE)))), maximum(x, splat_f32(_ZERO)))
+def gelu_near_constants(builder: Any) -> list[ir.Value]:
+    """What `build_gelu_near` needs, kept in registers: as operands from memory, they would take longer than the sums."""
+    integers = [lowering.constant_vector(I32, value) for value in (0x7FFFFFFF, _GELU_CUT_BITS, 0, 23)]
+    floats = [lowering.constant_vector(F32, float(value)) for value in (-1.0, _ROUND_MAGIC, *_H, *_M)]
+    return [*integers, *(lowering.in_register(builder, value) for value in floats)]
+
+
+def build_gelu_near(builder: Any, x: ir.Value, constants: list[ir.Value]) -> ir.Value:
+    """As `gelu`, by shorter polynomials; error below 6e-5, for results that are rounded to 8 bits next."""
+    magnitude, cut, zero, mantissa, minus_one, magic, *coefficients = constants
+    h, m = coefficients[: len(_H)], coefficients[len(_H) :]
+    bits = builder.bitcast(x, I32X16)
+    # Compared as integers: most machines have more units for that.
+    t_bits = builder.and_(bits, magnitude)
+    t = builder.bitcast(builder.select(builder.icmp_unsigned("<", t_bits, cut), t_bits, cut), F32X16)
+    positive = builder.bitcast(builder.select(builder.icmp_signed(">", bits, zero), bits, zero), F32X16)
+    exponent = lowering.fma(builder, _polynomial(builder, h, t), t, minus_one)
+    shifted = builder.fadd(exponent, magic)
+    power = _polynomial(builder, m, builder.fsub(exponent, builder.fsub(shifted, magic)))
+    tail = builder.add(builder.bitcast(power, I32X16), builder.shl(builder.bitcast(shifted, I32X16), mantissa))
+    return lowering.fma(builder, t, builder.bitcast(tail, F32X16), positive)
+
+
+def _polynomial(builder: Any, coefficients: list[ir.Value], x: ir.Value) -> ir.Value:
+    """Horner's rule, the constant first."""
+    value = coefficients[-1]
+    for coefficient in coefficients[-2::-1]:
+        value = lowering.fma(builder, value, x, coefficient)
+    return value
+
+
+gelu_near = operation(f32x16, (f32x16,), lambda builder, x: build_gelu_near(builder, x, gelu_near_constants(builder)))
 
 
 @inline
@@ -162,14 +193,6 @@ def gelu_tanh(x):  # type: ignore[no-untyped-def]
     """x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2 (Hendrycks and Gimpel 2016, section 2), as x / (1 + exp(−2u)); error below 1e-6."""
     slope = fma(splat_f32(_TANH_CUBIC), x * x, splat_f32(_TANH_LINEAR))
     return x / (splat_f32(_ONE) + exp2(slope * x))
-
-
-@inline
-def activate_near(kind, x):  # type: ignore[no-untyped-def]
-    """As `activate`, for results that are rounded to 8 bits next."""
-    if kind == _GELU:
-        return gelu_near(x)
-    return activate(kind, x)
 
 
 @inline

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tinybert_rt.isa.lowering import active
 from tinybert_rt.kernels.jit import inline, kernel, outlined
-from tinybert_rt.kernels.tile import float_tile, int8_tile
+from tinybert_rt.kernels.tile import float_tile, int8_linear_tile, int8_scores_tile, int8_tile
 
 INT8_ROWS, INT8_COLUMNS = active().tile_int8
 FLOAT_ROWS, FLOAT_COLUMNS = active().tile_float
@@ -28,33 +28,200 @@ def tile_height(rows, most):  # type: ignore[no-untyped-def]
 def _int8_rows(columns):
     """One int8 tile of at most `rows` ≥ 1 rows and `columns` column blocks, as a kernel that returns the number of rows done.
 
-    out: int32 [rows done][columns·16], rows `out_stride` bytes apart; the other arguments as in `tile.int8_tile`.
+    The other arguments are those of `tile.int8_tile`.
     """
-    tile6, tile5, tile4, tile3, tile2, tile1 = (int8_tile(min(rows, INT8_ROWS), columns) for rows in (6, 5, 4, 3, 2, 1))
+    tile = int8_tile(INT8_ROWS, columns)
 
     @outlined
     def int8_rows(rows, a, a_stride, b, b_block_stride, groups, out, out_stride):
         height = tile_height(rows, INT8_ROWS)
-        if INT8_ROWS >= 6 and height == 6:
-            tile6(a, a_stride, b, b_block_stride, groups, out, out_stride)
-        elif INT8_ROWS >= 5 and height == 5:
-            tile5(a, a_stride, b, b_block_stride, groups, out, out_stride)
-        elif INT8_ROWS >= 4 and height == 4:
-            tile4(a, a_stride, b, b_block_stride, groups, out, out_stride)
-        elif INT8_ROWS >= 3 and height == 3:
-            tile3(a, a_stride, b, b_block_stride, groups, out, out_stride)
-        elif height == 2:
-            tile2(a, a_stride, b, b_block_stride, groups, out, out_stride)
-        else:
-            tile1(a, a_stride, b, b_block_stride, groups, out, out_stride)
+        tile(height, a, a_stride, b, b_block_stride, groups, out, out_stride)
         return height
 
     return int8_rows
 
 
+def _score_rows(columns):
+    """As `_int8_rows`, of `tile.int8_scores_tile`."""
+    tile = int8_scores_tile(INT8_ROWS, columns)
+
+    @outlined
+    def score_rows(
+        rows,
+        q,
+        q_stride,
+        k,
+        k_block_stride,
+        groups,
+        minus_zeros,
+        factors,
+        sums,
+        scales,
+        shifts,
+        added,
+        added_stride,
+        added_factor,
+        out,
+        out_stride,
+        tops,
+    ):
+        height = tile_height(rows, INT8_ROWS)
+        tile(
+            height,
+            q,
+            q_stride,
+            k,
+            k_block_stride,
+            groups,
+            minus_zeros,
+            factors,
+            sums,
+            scales,
+            shifts,
+            added,
+            added_stride,
+            added_factor,
+            out,
+            out_stride,
+            tops,
+        )
+        return height
+
+    return score_rows
+
+
 int8_rows = _int8_rows(INT8_COLUMNS)
 _int8_rows_2 = _int8_rows(min(INT8_COLUMNS, 2))
 _int8_rows_1 = _int8_rows(1)
+_score_rows_4 = _score_rows(INT8_COLUMNS)
+_score_rows_2 = _score_rows(min(INT8_COLUMNS, 2))
+_score_rows_1 = _score_rows(1)
+_linear_tile = int8_linear_tile(INT8_ROWS, INT8_COLUMNS)
+
+
+@outlined
+def int8_linear_rows(
+    rows, a, a_stride, b, b_block_stride, groups, finish, scales, zeros, weight_scale, column_sum, bias, out, out_stride, residual, offsets
+):
+    """One tile of a linear layer of at most `rows` ≥ 1 rows; returns the number of rows done. See `tile.int8_linear_tile`."""
+    height = tile_height(rows, INT8_ROWS)
+    _linear_tile(
+        height,
+        a,
+        a_stride,
+        b,
+        b_block_stride,
+        groups,
+        finish,
+        scales,
+        zeros,
+        weight_scale,
+        column_sum,
+        bias,
+        out,
+        out_stride,
+        residual,
+        offsets,
+    )
+    return height
+
+
+@kernel
+def int8_scores(
+    rows,
+    q,
+    q_stride,
+    k,
+    k_block_stride,
+    groups,
+    blocks,
+    minus_zeros,
+    factors,
+    sums,
+    scales,
+    shifts,
+    added,
+    added_stride,
+    added_factor,
+    out,
+    out_stride,
+    tops,
+):  # type: ignore[no-untyped-def]
+    """Scores of at most INT8_ROWS queries and `blocks` ≥ 1 blocks of keys; returns the number of queries done.
+
+    The other arguments are those of `tile.int8_scores_tile`.
+    """
+    done = 0
+    block = 0
+    while block + INT8_COLUMNS <= blocks:
+        at = 64 * block
+        more = 0 if added == 0 else added + at
+        done = _score_rows_4(
+            rows,
+            q,
+            q_stride,
+            k + block * k_block_stride,
+            k_block_stride,
+            groups,
+            minus_zeros,
+            factors,
+            sums + at,
+            scales + at,
+            shifts + at,
+            more,
+            added_stride,
+            added_factor,
+            out + at,
+            out_stride,
+            tops,
+        )
+        block += INT8_COLUMNS
+    if INT8_COLUMNS > 2 and block + 2 <= blocks:
+        at = 64 * block
+        more = 0 if added == 0 else added + at
+        done = _score_rows_2(
+            rows,
+            q,
+            q_stride,
+            k + block * k_block_stride,
+            k_block_stride,
+            groups,
+            minus_zeros,
+            factors,
+            sums + at,
+            scales + at,
+            shifts + at,
+            more,
+            added_stride,
+            added_factor,
+            out + at,
+            out_stride,
+            tops,
+        )
+        block += 2
+    if INT8_COLUMNS > 1 and block < blocks:
+        at = 64 * block
+        more = 0 if added == 0 else added + at
+        done = _score_rows_1(
+            rows,
+            q,
+            q_stride,
+            k + block * k_block_stride,
+            k_block_stride,
+            groups,
+            minus_zeros,
+            factors,
+            sums + at,
+            scales + at,
+            shifts + at,
+            more,
+            added_stride,
+            added_factor,
+            out + at,
+            out_stride,
+            tops,
+        )
+    return done
 
 
 @kernel

@@ -6,7 +6,7 @@ order is the same for every tile size, so an output value does not depend on the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 
 from tinybert_rt.isa import lowering
 from tinybert_rt.isa.lowering import F32X16, I32X16, I64
+from tinybert_rt.kernels.math import build_gelu_near, gelu_near_constants
 from tinybert_rt.kernels.memory import address_to_pointer
 
 _UNROLL = 4
@@ -88,7 +89,19 @@ def _store_tile(builder: Any, values: _Values, out: ir.Value, out_stride: ir.Val
         base = builder.add(out, builder.mul(out_stride, ir.Constant(I64, i)))
         for j, value in enumerate(row):
             address = builder.add(base, ir.Constant(I64, 64 * j))
-            builder.store(value, address_to_pointer(builder, address, value.type), align=4)
+            _store(builder, address, value)
+
+
+def _store(builder: Any, address: ir.Value, value: ir.Value) -> None:
+    builder.store(value, address_to_pointer(builder, address, value.type), align=4)
+
+
+def _equals(builder: Any, value: ir.Value, number: int) -> ir.Value:
+    return builder.icmp_signed("==", value, ir.Constant(I64, number))
+
+
+def _load(builder: Any, address: ir.Value, vector: ir.Type) -> ir.Value:
+    return builder.load(address_to_pointer(builder, address, vector), align=4)
 
 
 def _offsets(builder: Any, base: ir.Value, stride: ir.Value, count: int) -> list[ir.Value]:
@@ -107,54 +120,227 @@ def _spread(builder: Any, address: ir.Value, lane: int, count: int, vector: ir.T
     return lowering.shuffle(builder, values, None, [lane] * vector.count)
 
 
-def int8_tile(rows: int, columns: int) -> Any:
-    """The int8 micro-kernel for a tile of `rows` × `columns`·16 outputs.
+def _int8_sums(builder: Any, rows: int, columns: int, operands: Sequence[ir.Value]) -> _Values:
+    """The int32 accumulators of a tile, see `int8_tile` for the operands (all but the last two)."""
+    a, a_stride, b, b_block_stride, groups = operands
+    a_rows = _offsets(builder, a, a_stride, rows)
+    b_blocks = _offsets(builder, b, b_block_stride, columns)
+    # While this panel is multiplied, the next one comes nearer: with few rows, memory is what all wait for.
+    next_panel = builder.mul(b_block_stride, ir.Constant(I64, columns))
+    next_blocks = [builder.add(block, next_panel) for block in b_blocks]
 
-    int8_tile(…)(a, a_stride, b, b_block_stride, groups, out, out_stride): int64 arguments, strides in bytes.
+    lanes = lowering.active().lanes_int8
+    # Where the dot product is of shifted activations, one more row of zeros sums up what the shift does to the others.
+    shifted = lowering.shifted_dot4()
+    dot4 = shifted or lowering.dot4
+    all_rows = a_rows if shifted is None else [*a_rows, None]
+    zero = ir.Constant(I32X16, None)
+
+    def step(start: ir.Value, offset: int, count: int, accumulators: _Values) -> _Values:
+        index = _index(builder, start, offset)
+        first, lane, loaded = (start, offset, count) if lanes else (index, 0, 1)
+        a_offset = builder.mul(first, ir.Constant(I64, 4))
+        b_offset = builder.mul(index, ir.Constant(I64, 64))
+        weights = [_load(builder, builder.add(block, b_offset), I32X16) for block in b_blocks]
+        for block in next_blocks:
+            lowering.prefetch(builder, address_to_pointer(builder, builder.add(block, b_offset), ir.IntType(8)))
+        result = []
+        for row, accumulator in zip(all_rows, accumulators, strict=True):
+            activation = zero if row is None else _spread(builder, builder.add(row, a_offset), lane, loaded, I32X16, 1)
+            result.append([dot4(builder, acc, activation, weight) for acc, weight in zip(accumulator, weights, strict=True)])
+        return result
+
+    sums = _depth_loop(builder, len(all_rows), columns, groups, I32X16, step)
+    if shifted is not None:
+        *sums, shifts = sums
+        sums = [[builder.sub(value, shift) for value, shift in zip(row, shifts, strict=True)] for row in sums]
+    return sums
+
+
+def _for_each_height(builder: Any, rows: ir.Value, most: int, emit: Callable[[int], None]) -> None:
+    """`emit` the code for each number of rows from 1 to `most`; `rows` says which of them runs."""
+    done = builder.append_basic_block("rows.done")
+    heights = [builder.append_basic_block(f"rows.{height}") for height in range(1, most + 1)]
+    switch = builder.switch(rows, heights[-1])
+    for height, block in enumerate(heights, 1):
+        if height < most:
+            switch.add_case(ir.Constant(I64, height), block)
+        builder.position_at_end(block)
+        emit(height)
+        builder.branch(done)
+    builder.position_at_end(done)
+
+
+def int8_tile(most: int, columns: int) -> Any:
+    """The int8 micro-kernel for a tile of up to `most` rows × `columns`·16 outputs.
+
+    int8_tile(…)(rows, a, a_stride, b, b_block_stride, groups, out, out_stride): int64 arguments, strides in bytes.
+        rows: 1 … most.
         a: u8 rows, `groups`·4 bytes each are read.
         b: s8 blocks [columns][groups][16][4], `b_block_stride` apart.
         out: int32 [rows][columns·16], rows `out_stride` apart; the accumulators are stored there.
     """
 
     @intrinsic
-    def tile(typingctx, a, a_stride, b, b_block_stride, groups, out, out_stride):  # type: ignore[no-untyped-def]
+    def tile(typingctx, rows, a, a_stride, b, b_block_stride, groups, out, out_stride):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            a, a_stride, b, b_block_stride, groups, out, out_stride = arguments
-            a_rows = _offsets(builder, a, a_stride, rows)
-            b_blocks = _offsets(builder, b, b_block_stride, columns)
-            # While this panel is multiplied, the next one comes nearer: with few rows, memory is what all wait for.
-            next_panel = builder.mul(b_block_stride, ir.Constant(I64, columns))
-            next_blocks = [builder.add(block, next_panel) for block in b_blocks]
+            rows, *operands, out, out_stride = arguments
 
-            lanes = lowering.active().lanes_int8
-            # Where the dot product is of shifted activations, one more row of zeros sums up what the shift does to the others.
-            shifted = lowering.shifted_dot4()
-            dot4 = shifted or lowering.dot4
-            all_rows = a_rows if shifted is None else [*a_rows, None]
-            zero = ir.Constant(I32X16, None)
+            def emit(height: int) -> None:
+                _store_tile(builder, _int8_sums(builder, height, columns, operands), out, out_stride)
 
-            def step(start: ir.Value, offset: int, count: int, accumulators: _Values) -> _Values:
-                index = _index(builder, start, offset)
-                first, lane, loaded = (start, offset, count) if lanes else (index, 0, 1)
-                a_offset = builder.mul(first, ir.Constant(I64, 4))
-                b_offset = builder.mul(index, ir.Constant(I64, 64))
-                weights = [builder.load(address_to_pointer(builder, builder.add(block, b_offset), I32X16), align=4) for block in b_blocks]
-                for block in next_blocks:
-                    lowering.prefetch(builder, address_to_pointer(builder, builder.add(block, b_offset), ir.IntType(8)))
-                result = []
-                for row, accumulator in zip(all_rows, accumulators, strict=True):
-                    activation = zero if row is None else _spread(builder, builder.add(row, a_offset), lane, loaded, I32X16, 1)
-                    result.append([dot4(builder, acc, activation, weight) for acc, weight in zip(accumulator, weights, strict=True)])
-                return result
-
-            sums = _depth_loop(builder, len(all_rows), columns, groups, I32X16, step)
-            if shifted is not None:
-                *sums, shifts = sums
-                sums = [[builder.sub(value, shift) for value, shift in zip(row, shifts, strict=True)] for row in sums]
-            _store_tile(builder, sums, out, out_stride)
+            _for_each_height(builder, rows, most, emit)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 7), codegen
+        return types.void(*[types.int64] * 8), codegen
+
+    return tile
+
+
+AS_IT_IS, ADD_RESIDUAL, THROUGH_GELU = range(3)
+"""What `int8_linear_tile` does with a value before it stores it."""
+
+
+def int8_linear_tile(most: int, columns: int) -> Any:
+    """The tile of a linear layer: as `int8_tile`, but its values go from the accumulators to the layer's outputs in registers.
+
+    int8_linear_tile(…)(rows, a, a_stride, b, b_block_stride, groups, finish, scales, zeros, weight_scale, column_sum, bias, out,
+    out_stride, residual, offsets): int64 arguments, strides in bytes; those before `finish` as in `int8_tile`.
+        finish: AS_IT_IS, ADD_RESIDUAL (the value at the same place of `residual`) or THROUGH_GELU (`math.gelu_near`).
+        scales, zeros: float32 [rows], int32 [rows].
+        weight_scale, column_sum, bias: float32, int32, float32 [columns·16].
+        out, residual: float32; row r of column block j is at offsets[j] + r·out_stride. offsets: int64 [columns].
+    """
+
+    @intrinsic
+    def tile(  # type: ignore[no-untyped-def]
+        typingctx,
+        rows,
+        a,
+        a_stride,
+        b,
+        b_block_stride,
+        groups,
+        finish,
+        scales,
+        zeros,
+        weight_scale,
+        column_sum,
+        bias,
+        out,
+        out_stride,
+        residual,
+        offsets,
+    ):
+        def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            rows, *operands, finish, scales, zeros, weight_scale, column_sum, bias, out, out_stride, residual, offsets = arguments
+
+            def store(sums: _Values, last_step: Callable[[ir.Value, ir.Value], ir.Value]) -> None:
+                apart = _offsets(builder, ir.Constant(I64, 0), out_stride, len(sums))
+                for j in range(columns):
+                    weight_scales = _load(builder, _index(builder, weight_scale, 64 * j), F32X16)
+                    column_sums = _load(builder, _index(builder, column_sum, 64 * j), I32X16)
+                    biases = _load(builder, _index(builder, bias, 64 * j), F32X16)
+                    offset = builder.load(address_to_pointer(builder, _index(builder, offsets, 8 * j), I64), align=8)
+                    for r, row in enumerate(sums):
+                        zero = _spread(builder, _index(builder, zeros, 4 * r), 0, 1, I32X16, 4)
+                        scale = _spread(builder, _index(builder, scales, 4 * r), 0, 1, F32X16, 4)
+                        product = builder.sitofp(builder.sub(row[j], builder.mul(zero, column_sums)), F32X16)
+                        value = lowering.fma(builder, product, builder.fmul(weight_scales, scale), biases)
+                        place = builder.add(offset, apart[r])
+                        _store(builder, builder.add(out, place), last_step(value, place))
+
+            def emit(height: int) -> None:
+                sums = _int8_sums(builder, height, columns, operands)
+                with builder.if_else(_equals(builder, finish, THROUGH_GELU)) as (then, otherwise):
+                    with then:
+                        constants = gelu_near_constants(builder)
+                        store(sums, lambda value, place: build_gelu_near(builder, value, constants))
+                    with otherwise, builder.if_else(_equals(builder, finish, ADD_RESIDUAL)) as (then, otherwise):
+                        with then:
+                            store(sums, lambda value, place: builder.fadd(value, _load(builder, builder.add(residual, place), F32X16)))
+                        with otherwise:
+                            store(sums, lambda value, place: value)
+
+            _for_each_height(builder, rows, most, emit)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 16), codegen
+
+    return tile
+
+
+def int8_scores_tile(most: int, columns: int) -> Any:
+    """The tile of attention's scores: as `int8_tile`, but its values leave the registers as scores, and the largest are kept.
+
+    int8_scores_tile(…)(rows, a, a_stride, b, b_block_stride, groups, minus_zeros, factors, sums, scales, shifts, added, added_stride,
+    added_factor, out, out_stride, tops): int64 arguments, strides in bytes; those before `minus_zeros` as in `int8_tile`.
+        out: float32 [rows][columns·16], rows `out_stride` apart: factors[r]·scales[c]·(Σ a·b + minus_zeros[r]·sums[c]) + shifts[c],
+            and, where added ≠ 0, plus added_factor·added[r][c].
+        minus_zeros, factors: float32 [rows]. sums, scales, shifts: float32 [columns·16].
+        added: float32 rows `added_stride` apart, or 0. added_factor: address of a float32.
+        tops: float32 [rows][16], become the maximum of what they are and the row's values, lane by lane.
+    """
+
+    @intrinsic
+    def tile(  # type: ignore[no-untyped-def]
+        typingctx,
+        rows,
+        a,
+        a_stride,
+        b,
+        b_block_stride,
+        groups,
+        minus_zeros,
+        factors,
+        sums,
+        scales,
+        shifts,
+        added,
+        added_stride,
+        added_factor,
+        out,
+        out_stride,
+        tops,
+    ):
+        def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            rows, *operands, minus_zeros, factors, sums, scales, shifts, added, added_stride, added_factor, out, out_stride, tops = (
+                arguments
+            )
+
+            def store(products: _Values, plus: bool) -> None:
+                out_rows = _offsets(builder, out, out_stride, len(products))
+                added_rows = _offsets(builder, added, added_stride, len(products))
+                largest = [_load(builder, _index(builder, tops, 64 * r), F32X16) for r in range(len(products))]
+                for j in range(columns):
+                    key_sums, key_scales, key_shifts = (
+                        _load(builder, _index(builder, each, 64 * j), F32X16) for each in (sums, scales, shifts)
+                    )
+                    for r, row in enumerate(products):
+                        minus_zero = _spread(builder, _index(builder, minus_zeros, 4 * r), 0, 1, F32X16, 4)
+                        factor = _spread(builder, _index(builder, factors, 4 * r), 0, 1, F32X16, 4)
+                        product = lowering.fma(builder, minus_zero, key_sums, builder.sitofp(row[j], F32X16))
+                        value = lowering.fma(builder, product, builder.fmul(factor, key_scales), key_shifts)
+                        if plus:
+                            more = _load(builder, _index(builder, added_rows[r], 64 * j), F32X16)
+                            value = lowering.fma(builder, more, _spread(builder, added_factor, 0, 1, F32X16, 4), value)
+                        _store(builder, _index(builder, out_rows[r], 64 * j), value)
+                        largest[r] = builder.select(builder.fcmp_ordered(">", value, largest[r]), value, largest[r])
+                for r, value in enumerate(largest):
+                    _store(builder, _index(builder, tops, 64 * r), value)
+
+            def emit(height: int) -> None:
+                products = _int8_sums(builder, height, columns, operands)
+                with builder.if_else(_equals(builder, added, 0)) as (then, otherwise):
+                    with then:
+                        store(products, plus=False)
+                    with otherwise:
+                        store(products, plus=True)
+
+            _for_each_height(builder, rows, most, emit)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 17), codegen
 
     return tile
 
@@ -183,7 +369,7 @@ def float_tile(rows: int, columns: int) -> Any:
                 first, lane, loaded = (start, offset, count) if lanes else (index, 0, 1)
                 a_offset = builder.mul(first, ir.Constant(I64, 4))
                 b_offset = builder.mul(index, b_stride)
-                weights = [builder.load(address_to_pointer(builder, builder.add(block, b_offset), F32X16), align=4) for block in b_blocks]
+                weights = [_load(builder, builder.add(block, b_offset), F32X16) for block in b_blocks]
                 result = []
                 for row, accumulator in zip(a_rows, accumulators, strict=True):
                     spread = _spread(builder, builder.add(row, a_offset), lane, loaded, F32X16, 4)

@@ -44,7 +44,7 @@ class _VectorModel(PrimitiveModel):
         super().__init__(dmm, fe_type, fe_type.llvm)
 
 
-def _operation(result: types.Type, arguments: tuple[types.Type, ...], build: Callable[..., ir.Value]) -> Any:
+def operation(result: types.Type, arguments: tuple[types.Type, ...], build: Callable[..., ir.Value]) -> Any:
     """An intrinsic with fixed types from a function of the builder and the operands."""
     names = [f"a{i}" for i in range(len(arguments))]
 
@@ -87,23 +87,23 @@ def _store_bytes(builder: Any, address: ir.Value, value: ir.Value) -> None:
     builder.store(packed, address_to_pointer(builder, address, packed.type), align=1)
 
 
-load_f32x16 = _operation(f32x16, (types.int64,), lambda b, p: _load(b, p, F32X16))
-load_i32x16 = _operation(i32x16, (types.int64,), lambda b, p: _load(b, p, I32X16))
-store_f32x16 = _operation(types.void, (types.int64, f32x16), _store)
-store_i32x16 = _operation(types.void, (types.int64, i32x16), _store)
-load_s8x16 = _operation(i32x16, (types.int64,), _load_bytes("sext"))
-store_u8x16 = _operation(types.void, (types.int64, i32x16), _store_bytes)
+load_f32x16 = operation(f32x16, (types.int64,), lambda b, p: _load(b, p, F32X16))
+load_i32x16 = operation(i32x16, (types.int64,), lambda b, p: _load(b, p, I32X16))
+store_f32x16 = operation(types.void, (types.int64, f32x16), _store)
+store_i32x16 = operation(types.void, (types.int64, i32x16), _store)
+load_s8x16 = operation(i32x16, (types.int64,), _load_bytes("sext"))
+store_u8x16 = operation(types.void, (types.int64, i32x16), _store_bytes)
 
 
 # ---------------------------------------------------------------- arithmetic
 
 
-splat_f32 = _operation(f32x16, (types.float32,), lambda b, x: splat(b, x, F32X16))
-splat_i32 = _operation(i32x16, (types.int64,), lambda b, x: splat(b, b.trunc(x, I32), I32X16))
-fma = _operation(f32x16, (f32x16, f32x16, f32x16), lowering.fma)
+splat_f32 = operation(f32x16, (types.float32,), lambda b, x: splat(b, x, F32X16))
+splat_i32 = operation(i32x16, (types.int64,), lambda b, x: splat(b, b.trunc(x, I32), I32X16))
+fma = operation(f32x16, (f32x16, f32x16, f32x16), lowering.fma)
 # dot4(acc, a, b): acc plus, in each lane, the dot product of the 4 unsigned bytes of a and the 4 signed bytes of b.
-dot4 = _operation(i32x16, (i32x16, i32x16, i32x16), lowering.dot4)
-sqrt = _operation(types.float32, (types.float32,), lambda b, x: lowering.intrinsic(b, "llvm.sqrt.f32", F32, [x]))
+dot4 = operation(i32x16, (i32x16, i32x16, i32x16), lowering.dot4)
+sqrt = operation(types.float32, (types.float32,), lambda b, x: lowering.intrinsic(b, "llvm.sqrt.f32", F32, [x]))
 
 
 def _choose(comparison: str) -> Callable[..., ir.Value]:
@@ -114,8 +114,12 @@ def _choose(comparison: str) -> Callable[..., ir.Value]:
     return build
 
 
-minimum = _operation(f32x16, (f32x16, f32x16), _choose("<"))
-maximum = _operation(f32x16, (f32x16, f32x16), _choose(">"))
+minimum = operation(f32x16, (f32x16, f32x16), _choose("<"))
+maximum = operation(f32x16, (f32x16, f32x16), _choose(">"))
+
+
+# Of the bits of floats: as unsigned integers, those of one sign are in the order of their magnitudes.
+minimum_u32 = operation(i32x16, (i32x16, i32x16), lambda b, x, y: b.select(b.icmp_unsigned("<", x, y), x, y))
 
 
 def _clamp_i32(builder: Any, value: ir.Value, low: ir.Value, high: ir.Value) -> ir.Value:
@@ -124,17 +128,17 @@ def _clamp_i32(builder: Any, value: ir.Value, low: ir.Value, high: ir.Value) -> 
     return builder.select(builder.icmp_signed(">", value, high), high, value)
 
 
-clamp_i32 = _operation(i32x16, (i32x16, types.int64, types.int64), _clamp_i32)
-absolute = _operation(
+clamp_i32 = operation(i32x16, (i32x16, types.int64, types.int64), _clamp_i32)
+absolute = operation(
     f32x16,
     (f32x16,),
     lambda b, x: b.bitcast(b.and_(b.bitcast(x, I32X16), constant_vector(I32, 0x7FFFFFFF)), F32X16),
 )
-negative = _operation(f32x16, (f32x16,), lambda b, x: b.fneg(x))
-swap_neighbours = _operation(f32x16, (f32x16,), lambda b, x: shuffle(b, x, None, [lane ^ 1 for lane in range(LANES)]))
-to_f32 = _operation(f32x16, (i32x16,), lambda b, x: b.sitofp(x, F32X16))
-as_f32 = _operation(f32x16, (i32x16,), lambda b, x: b.bitcast(x, F32X16))
-as_i32 = _operation(i32x16, (f32x16,), lambda b, x: b.bitcast(x, I32X16))
+negative = operation(f32x16, (f32x16,), lambda b, x: b.fneg(x))
+swap_neighbours = operation(f32x16, (f32x16,), lambda b, x: shuffle(b, x, None, [lane ^ 1 for lane in range(LANES)]))
+to_f32 = operation(f32x16, (i32x16,), lambda b, x: b.sitofp(x, F32X16))
+as_f32 = operation(f32x16, (i32x16,), lambda b, x: b.bitcast(x, F32X16))
+as_i32 = operation(i32x16, (f32x16,), lambda b, x: b.bitcast(x, I32X16))
 
 
 def _round_to_i32(builder: Any, value: ir.Value) -> ir.Value:
@@ -143,7 +147,7 @@ def _round_to_i32(builder: Any, value: ir.Value) -> ir.Value:
 
 
 # Rounding half to even, for |x| < 2**22.
-round_to_i32 = _operation(i32x16, (f32x16,), _round_to_i32)
+round_to_i32 = operation(i32x16, (f32x16,), _round_to_i32)
 
 
 def _lanes_below(builder: Any, count: ir.Value) -> ir.Value:
@@ -152,7 +156,7 @@ def _lanes_below(builder: Any, count: ir.Value) -> ir.Value:
 
 
 # first_lanes(n, x, y): lanes 0…n-1 of x, the others of y.
-first_lanes = _operation(f32x16, (types.int64, f32x16, f32x16), lambda b, n, x, y: b.select(_lanes_below(b, n), x, y))
+first_lanes = operation(f32x16, (types.int64, f32x16, f32x16), lambda b, n, x, y: b.select(_lanes_below(b, n), x, y))
 
 
 # ---------------------------------------------------------------- reductions: lanes i and i+8, then i+4, i+2, i+1
@@ -171,9 +175,9 @@ def _reduce(combine: Callable[..., ir.Value]) -> Callable[..., ir.Value]:
     return build
 
 
-reduce_add = _operation(types.float32, (f32x16,), _reduce(lambda b, x, y: b.fadd(x, y)))
-reduce_min = _operation(types.float32, (f32x16,), _reduce(_choose("<")))
-reduce_max = _operation(types.float32, (f32x16,), _reduce(_choose(">")))
+reduce_add = operation(types.float32, (f32x16,), _reduce(lambda b, x, y: b.fadd(x, y)))
+reduce_min = operation(types.float32, (f32x16,), _reduce(_choose("<")))
+reduce_max = operation(types.float32, (f32x16,), _reduce(_choose(">")))
 
 
 def _transpose(builder: Any, source: ir.Value, stride: ir.Value, target: ir.Value, target_stride: ir.Value) -> None:
@@ -189,7 +193,7 @@ def _transpose(builder: Any, source: ir.Value, stride: ir.Value, target: ir.Valu
 
 
 # transpose_f32(source, source_stride_bytes, target, target_stride_bytes): a 16×16 block of float32.
-transpose_f32 = _operation(types.void, (types.int64,) * 4, _transpose)
+transpose_f32 = operation(types.void, (types.int64,) * 4, _transpose)
 
 
 # ---------------------------------------------------------------- operators
