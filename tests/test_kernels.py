@@ -174,42 +174,59 @@ def test_float_product_is_a_chain_of_fma(kernels: Functions, rows: int, depth: i
 # ---------------------------------------------------------------- rows
 
 
-@pytest.mark.parametrize("width", [64, 128, 384, 832])
-def test_quantize_row_matches_its_definition(kernels: Functions, width: int) -> None:
-    for shift in (0.0, 5.0, -5.0):
-        x = random(width, scale=2.0) + np.float32(shift)
-        q = np.empty(width, np.uint8)
-        scale, zero = np.empty(1, np.float32), np.empty(1, np.int32)
-        kernels("quantize_row", at(x), width, at(q), at(scale), at(zero))
-        low, high = min(x.min(), 0), max(x.max(), 0)
-        assert scale[0] == np.float32(np.float32(high - low) / np.float32(255))
-        inverse = np.float32(255) / np.float32(high - low)
-        assert zero[0] == np.rint(np.float32(-low) * inverse)
-        assert (q == np.clip(np.rint(x * inverse) + zero[0], 0, 255)).all()
-        assert np.abs(scale[0] * (q.astype(np.float64) - zero[0]) - x).max() <= scale[0] * 0.51 + 1e-6
+def quantized(kernels: Functions, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `quantize_rows` makes of float32 rows: u8 values, scales, zero points."""
+    rows, width = x.shape
+    q, scales, zeros = np.full((rows, width), 9, np.uint8), np.empty(rows, np.float32), np.empty(rows, np.int32)
+    scratch = aligned(4096, 0)
+    kernels("quantize_rows", at(x), width * 4, rows, width, at(q), width, at(scales), at(zeros), at(scratch))
+    return q, scales, zeros
 
 
-def test_quantize_row_of_zeros(kernels: Functions) -> None:
-    x, q = np.zeros(64, np.float32), np.full(64, 9, np.uint8)
-    scale, zero = np.empty(1, np.float32), np.empty(1, np.int32)
-    kernels("quantize_row", at(x), 64, at(q), at(scale), at(zero))
-    assert (scale[0], zero[0], q.max()) == (1, 0, 0)
+@pytest.mark.parametrize("width", [16, 64, 128, 384, 832, 7168])
+@pytest.mark.parametrize("rows", [1, 3, 16, 37])
+def test_quantize_rows_match_their_definition(kernels: Functions, rows: int, width: int) -> None:
+    x = random(rows, width, scale=2.0) + np.resize(np.float32([0, 5, -5]), (rows, 1))
+    q, scales, zeros = quantized(kernels, x)
+    low, high = np.minimum(x.min(1), 0), np.maximum(x.max(1), 0)
+    assert (scales == (high - low) / np.float32(255)).all()
+    inverse = np.float32(255) / (high - low)
+    assert (zeros == np.rint(-low * inverse)).all()
+    assert (q == np.clip(np.rint(x * inverse[:, None]) + zeros[:, None], 0, 255)).all()
+    assert (np.abs(scales[:, None] * (q.astype(np.float64) - zeros[:, None]) - x) <= scales[:, None] * 0.51 + 1e-6).all()
 
 
-@pytest.mark.parametrize("size", [16, 26, 64, 100, 312, 384])
-def test_layer_norm_row(kernels: Functions, size: int) -> None:
+def test_quantize_rows_of_zeros(kernels: Functions) -> None:
+    x = random(5, 64)
+    x[1] = 0
+    x[3] = 1e-31
+    q, scales, zeros = quantized(kernels, x)
+    assert (scales[[1, 3]] == 1).all()
+    assert not zeros[[1, 3]].any()
+    assert not q[[1, 3]].any()
+    assert q[[0, 2, 4]].any(1).all()
+
+
+@pytest.mark.parametrize("rows", [1, 17])
+@pytest.mark.parametrize("size", [16, 26, 64, 100, 312, 384, 7168])
+def test_layer_norm_rows(kernels: Functions, size: int, rows: int) -> None:
     width = -(-size // 64) * 64
-    x = np.zeros(width, np.float32)
-    x[:size] = random(size) * 3 + 1
+    x = np.zeros((rows, width), np.float32)
+    x[:, :size] = random(rows, size) * 3 + 1
     weight, bias = np.zeros(width, np.float32), np.zeros(width, np.float32)
     weight[:size], bias[:size] = random(size, 2)[:, 0], random(size, 3)[:, 0]
-    out = np.empty(width, np.float32)
     norm = kernels.struct("kernel_norm", weight=at(weight), bias=at(bias))
-    kernels("layer_norm_row", at(x), size, width, norm, 1e-12, at(out))
-    x64 = x[:size].astype(np.float64)
-    exact = (x64 - x64.mean()) / np.sqrt(x64.var() + 1e-12) * weight[:size] + bias[:size]
-    assert np.abs(out[:size] - exact).max() < 2e-6 * np.abs(exact).max()
-    assert (out[size:] == 0).all()
+    x64 = x[:, :size].astype(np.float64)
+    exact = (x64 - x64.mean(1, keepdims=True)) / np.sqrt(x64.var(1, keepdims=True) + 1e-12) * weight[:size] + bias[:size]
+    out, scratch = x.copy(), aligned(4096, 0)
+    kernels("layer_norm_rows", at(out), width * 4, rows, size, width, norm, 1e-12, 0, 0, 0, 0, at(scratch))
+    assert np.abs(out[:, :size] - exact).max() < 2e-6 * np.abs(exact).max()
+    assert (out[:, size:] == 0).all()
+    q, scales, zeros = np.empty((rows, width), np.uint8), np.empty(rows, np.float32), np.empty(rows, np.int32)
+    kernels("layer_norm_rows", at(x), width * 4, rows, size, width, norm, 1e-12, at(q), width, at(scales), at(zeros), at(scratch))
+    assert (x == out).all()
+    for one, other in zip((q, scales, zeros), quantized(kernels, out), strict=True):
+        assert (one == other).all()
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 7, 40])
@@ -373,10 +390,7 @@ def test_every_level_gives_the_same_bytes() -> None:
         product = np.empty((37, 128), np.float32)
         arguments = np.array([at(x), 1536, at(weights), 384 * 64, 64, 384, 8, 37, at(product), 512], np.int64)
         kernels("float_matrix", at(arguments))
-        q = np.empty((37, 384), np.uint8)
-        scales, zeros = np.empty(37, np.float32), np.empty(37, np.int32)
-        for row in range(37):
-            kernels("quantize_row", at(x[row]), 384, at(q[row]), at(scales[row:]), at(zeros[row:]))
+        q, scales, zeros = quantized(kernels, x)
         heads = random(3, 128, 32)
         context = np.empty((37, 32), np.float32)
         scratch = np.zeros(kernels("attention_bytes", 64, 32) // 4, np.float32)

@@ -40,14 +40,14 @@ from tinybert_rt.kernels.probabilities import activate_row
 from tinybert_rt.kernels.rows import (
     embed_row,
     is_finite_row,
-    layer_norm_row,
+    layer_norm_rows,
     normalize_row,
     pool_first,
     pool_max,
     pool_mean,
-    quantize_row,
+    quantize_rows,
 )
-from tinybert_rt.kernels.vector import sqrt
+from tinybert_rt.kernels.vector import sqrt_f32
 
 _INT8 = WEIGHT_DTYPES["int8"]
 _CLS = POOLINGS["cls"]
@@ -93,20 +93,23 @@ def _target_heads(target, session, out, rows, row):  # type: ignore[no-untyped-d
 
 
 @inline
-def _quantize_rows(model, x, width, part, q_width, first, last):  # type: ignore[no-untyped-def]
+def _quantize_rows(model, local, x, width, part, q_width, first, last):  # type: ignore[no-untyped-def]
     if model.weight_dtype == _INT8:
-        for row in range(first, last):
-            quantize_row(x + row * width * 4, width, part.q + row * q_width, part.scales + 4 * row, part.zeros + 4 * row)
+        rows = x + first * width * 4
+        q = part.q + first * q_width
+        quantize_rows(rows, width * 4, last - first, width, q, q_width, part.scales + 4 * first, part.zeros + 4 * first, local.tile)
 
 
 @kernel
-def _norm_rows(session, x, size, width, part, norm, first, last):  # type: ignore[no-untyped-def]
+def _norm_rows(session, local, x, size, width, part, norm, first, last):  # type: ignore[no-untyped-def]
     """Layer normalization of rows of x in place, and their quantization while they are in the cache."""
     model = session.model
-    for row in range(first, last):
-        at = x + row * width * 4
-        layer_norm_row(at, size, width, norm, model.layer_norm_eps, at)
-        _quantize_rows(model, x, width, part, session.q_width, row, row + 1)
+    q_width = session.q_width
+    rows = x + first * width * 4
+    q = part.q + first * q_width if model.weight_dtype == _INT8 else 0
+    scales = part.scales + 4 * first
+    zeros = part.zeros + 4 * first
+    layer_norm_rows(rows, width * 4, last - first, size, width, norm, model.layer_norm_eps, q, q_width, scales, zeros, local.tile)
 
 
 @kernel
@@ -171,7 +174,7 @@ def _add_convolution(session, local, part, rows, worker, workers):  # type: igno
     first, last = share(rows, worker, workers)
     for row in range(first, last):
         add_row(part.x + row * width * 4, part.convolved + row * width * 4, width)
-    _norm_rows(session, part.x, model.hidden_size, width, part, model.convolution_norm, first, last)
+    _norm_rows(session, local, part.x, model.hidden_size, width, part, model.convolution_norm, first, last)
     meet(session, local, workers, NORM)
 
 
@@ -183,7 +186,7 @@ def _attend(session, local, part, layer, rows, worker, workers):  # type: ignore
     part_bytes = session.head_slots * rows * head_width * 4
     context_stride = session.context_width * 4
     int8 = model.weight_dtype == _INT8
-    scale = _F(1.0) / sqrt(_F(model.head_size * model.score_parts))
+    scale = _F(1.0) / sqrt_f32(_F(model.head_size * model.score_parts))
     units = (part.last_text - part.first_text) * model.num_heads
     for unit in range(worker, units, workers):
         text = unit // model.num_heads
@@ -246,14 +249,14 @@ def _layer(session, request, local, part, index, rows, worker, workers):  # type
     meet(session, local, workers, ATTENTION)
 
     context_width = session.context_width
-    _quantize_rows(model, part.context, context_width, part, q_width, first, last)
+    _quantize_rows(model, local, part.context, context_width, part, q_width, first, last)
     meet(session, local, team, QUANTIZE_CONTEXT)
     context = part.q + row * q_width if int8 else part.context + row * context_width * 4
     context_stride = q_width if int8 else context_width * 4
     _target_rows(target, part.x, width, part.x, row)
     _linear(session, local, context, context_stride, scales, zeros, end - row, layer.attention_output, target, RESIDUAL, rank, team)
     meet(session, local, team, ATTENTION_OUTPUT)
-    _norm_rows(session, part.x, model.hidden_size, width, part, layer.attention_norm, first, last)
+    _norm_rows(session, local, part.x, model.hidden_size, width, part, layer.attention_norm, first, last)
     meet(session, local, team, NORM)
 
     inner_width = model.intermediate_width
@@ -268,23 +271,25 @@ def _layer(session, request, local, part, index, rows, worker, workers):  # type
         _linear(session, local, x + at, x_stride, scales, zeros, count, layer.ffn_in, target, model.activation, rank, team)
         meet(session, local, team, FFN_IN)
         if int8:
-            _quantize_inner(inner, inner_width, count, rank, team)
+            _quantize_inner(inner, local, inner_width, count, rank, team)
             meet(session, local, team, QUANTIZE_INNER)
         _target_rows(target, part.x, width, part.x, begin)
         scales = inner.inner_scales
         zeros = inner.inner_zeros
         _linear(session, local, inner_x, inner_stride, scales, zeros, count, layer.ffn_out, target, RESIDUAL, rank, team)
         meet(session, local, team, FFN_OUT)
-    _norm_rows(session, part.x, model.hidden_size, width, part, layer.ffn_norm, first, last)
+    _norm_rows(session, local, part.x, model.hidden_size, width, part, layer.ffn_norm, first, last)
     meet(session, local, team, NORM)
 
 
 @inline
-def _quantize_inner(inner, width, rows, rank, team):  # type: ignore[no-untyped-def]
+def _quantize_inner(inner, local, width, rows, rank, team):  # type: ignore[no-untyped-def]
     first, last = share(rows, rank, team)
-    for row in range(first, last):
-        scale = inner.inner_scales + 4 * row
-        quantize_row(inner.inner + row * width * 4, width, inner.inner_q + row * width, scale, inner.inner_zeros + 4 * row)
+    x = inner.inner + first * width * 4
+    scales = inner.inner_scales + 4 * first
+    quantize_rows(
+        x, width * 4, last - first, width, inner.inner_q + first * width, width, scales, inner.inner_zeros + 4 * first, local.tile
+    )
 
 
 @kernel
@@ -352,11 +357,11 @@ def forward(session, request, part, local, first_text, last_text, worker, worker
     first, last = share(rows, worker, workers)
     x = part.heads if model.projected != 0 else part.x
     _embed(session, request, part, x, first, last)
-    _norm_rows(session, x, model.embedding_size, model.embedding_width, part, model.embedding_norm, first, last)
+    _norm_rows(session, local, x, model.embedding_size, model.embedding_width, part, model.embedding_norm, first, last)
     meet(session, local, workers, EMBED)
     if model.projected != 0:
         _project(session, local, part, rows, worker, workers)
-        _quantize_rows(model, part.x, model.hidden_width, part, session.q_width, first, last)
+        _quantize_rows(model, local, part.x, model.hidden_width, part, session.q_width, first, last)
         meet(session, local, workers, EMBED)
     if model.conv_kernel != 0:
         _convolve(session, local, part, rows, worker, workers)

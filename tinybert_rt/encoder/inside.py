@@ -10,7 +10,7 @@ from tinybert_rt.kernels.attention_relative import relative_scores, score_stride
 from tinybert_rt.kernels.jit import kernel
 from tinybert_rt.kernels.memory import load_i64
 from tinybert_rt.kernels.probabilities import copy_row
-from tinybert_rt.kernels.vector import sqrt
+from tinybert_rt.kernels.vector import sqrt_f32
 
 _INT8 = WEIGHT_DTYPES["int8"]
 _F = np.float32
@@ -45,7 +45,7 @@ def keep_attentions(session, request, local, part, layer, index, rows, worker, w
     float32; attention with int8 products works with rounded ones.
     """
     model = session.model
-    scale = _F(1.0) / sqrt(_F(model.head_size * model.score_parts))
+    scale = _F(1.0) / sqrt_f32(_F(model.head_size * model.score_parts))
     row_bytes = session.head_width * 4
     part_bytes = session.head_slots * rows * row_bytes
     for text in range(part.last_text - part.first_text):

@@ -15,7 +15,7 @@ from tinybert_rt.errors import BufferTooSmallError, NonFiniteResultError
 from tinybert_rt.kernels.jit import inline, kernel, outlined
 from tinybert_rt.kernels.memory import load_f32, load_i32, load_i64, store_f32, store_i32
 from tinybert_rt.kernels.probabilities import copy_row, softmax_row
-from tinybert_rt.kernels.rows import is_finite_row, layer_norm_row
+from tinybert_rt.kernels.rows import is_finite_row, layer_norm_rows
 from tinybert_rt.kernels.vector import fma, load_f32x16, load_s8x16, reduce_add, splat_f32, to_f32
 
 _NON_FINITE = NonFiniteResultError.code
@@ -123,7 +123,9 @@ def _transform(model, local, x, out):  # type: ignore[no-untyped-def]
     """A hidden state, as the decoder takes it."""
     width = model.embedding_width
     head_linear(local, x, model.hidden_width * 4, np.int64(1), model.transform, out, model.transform_activation - 1)
-    layer_norm_row(out, model.embedding_size, width, model.transform_norm, model.layer_norm_eps, out)
+    norm = model.transform_norm
+    none = np.int64(0)
+    layer_norm_rows(out, none, 1, model.embedding_size, width, norm, model.layer_norm_eps, none, none, none, none, local.tile)
     return is_finite_row(out, width)
 
 

@@ -19,17 +19,21 @@ import numpy as np
 
 from tinybert_rt.kernels.jit import inline, kernel, outlined
 from tinybert_rt.kernels.math import exp2, exp2_levels, log2
-from tinybert_rt.kernels.memory import load_f32, load_i32, store_f32, take
+from tinybert_rt.kernels.memory import load_f32, store_f32, take
 from tinybert_rt.kernels.panels import INT8_ROWS, int8_product, int8_scores
-from tinybert_rt.kernels.rows import quantize_row
+from tinybert_rt.kernels.rows import GROUP_BYTES, quantize_rows
 from tinybert_rt.kernels.vector import (
     absolute,
+    add_8_rows,
     dot4,
+    first_lanes,
     fma,
     load_f32x16,
     load_i32x16,
+    max_8_rows,
+    max_16_rows,
     maximum,
-    reduce_add,
+    negative,
     reduce_max,
     round_to_i32,
     splat_f32,
@@ -40,6 +44,7 @@ from tinybert_rt.kernels.vector import (
     swap_neighbours,
     to_f32,
     transpose_f32,
+    where_at_least,
 )
 
 _F = np.float32
@@ -58,29 +63,29 @@ _ONES = 0x01010101
 BLOCK = 128
 """Keys whose weights share one scale."""
 
+_ROWS = 8
+"""Queries that are alive at a time, at most: as many as the reductions over rows take."""
+if INT8_ROWS > _ROWS:
+    raise ValueError(f"a tile of {INT8_ROWS} rows: attention reduces {_ROWS} rows at a time")
+
 
 @inline
-def _largest_magnitude(row, width):  # type: ignore[no-untyped-def]
+def _magnitudes(row, width):  # type: ignore[no-untyped-def]
+    """The largest magnitudes of a row's elements, lane by lane."""
     largest = splat_f32(_ZERO)
     for i in range(0, width * 4, 64):
         largest = maximum(absolute(load_f32x16(row + i)), largest)
-    return reduce_max(largest)
+    return largest
 
 
 @inline
-def _largest_pair(row, width):  # type: ignore[no-untyped-def]
-    """The largest magnitude of an element, or of the sum of elements 2i and 2i + 1."""
+def _pair_magnitudes(row, width):  # type: ignore[no-untyped-def]
+    """The largest magnitudes of an element, or of the sum of elements 2i and 2i + 1, lane by lane."""
     largest = splat_f32(_ZERO)
     for i in range(0, width * 4, 64):
         x = load_f32x16(row + i)
         largest = maximum(maximum(absolute(x), absolute(x + swap_neighbours(x))), largest)
-    return reduce_max(largest)
-
-
-@inline
-def _inverse(largest, limit):  # type: ignore[no-untyped-def]
-    """The factor that brings a row to −limit…limit; a row below the smallest magnitude becomes zeros."""
-    return limit / largest if largest >= _SMALLEST else _ZERO
+    return largest
 
 
 @outlined
@@ -94,22 +99,21 @@ def _prepare_keys(keys, tokens, padded, head_width, out, scales, sums, block):  
         scales, sums: float32 [padded]: scale, and sum of the quantized elements, of each token.
         block: scratch of 16 rows of 64 bytes, twice, and 16 float32.
     """
-    worst = _ZERO
+    worst = splat_f32(_ZERO)
     groups = head_width >> 2
     turned = block + 1024
     inverses = block + 2048
     ones = splat_i32(_ONES)
+    none = splat_f32(_ZERO)
+    limit = splat_f32(_KEY_LIMIT)
     for token in range(0, padded, 16):
         row = keys + token * head_width * 4
         for r in range(16):
-            largest = _largest_pair(row + r * head_width * 4, head_width)
-            store_f32(inverses + 4 * r, _inverse(largest, _KEY_LIMIT))
-            scale = largest / _KEY_LIMIT
-            if token + r >= tokens:
-                scale = _ZERO
-            else:
-                worst = max(largest, worst)
-            store_f32(scales + 4 * (token + r), scale)
+            store_f32x16(block + 64 * r, _pair_magnitudes(row + r * head_width * 4, head_width))
+        largest = first_lanes(tokens - token, max_16_rows(block), none)
+        worst = maximum(largest, worst)
+        store_f32x16(inverses, where_at_least(largest, splat_f32(_SMALLEST), limit / largest, none))
+        store_f32x16(scales + 4 * token, largest / limit)
         total = splat_i32(0)
         target = out + (token >> 4) * groups * 64
         for first in range(0, head_width, 64):
@@ -125,11 +129,11 @@ def _prepare_keys(keys, tokens, padded, head_width, out, scales, sums, block):  
                 total = dot4(total, ones, weights)
                 store_i32x16(target + ((first >> 2) + group) * 64, weights)
         store_f32x16(sums + 4 * token, to_f32(total))
-    return worst
+    return reduce_max(worst)
 
 
 @outlined
-def _prepare_values(values, tokens, padded, head_width, out, shifts, inverse_scales):  # type: ignore[no-untyped-def]
+def _prepare_values(values, tokens, padded, head_width, out, shifts, inverse_scales, block):  # type: ignore[no-untyped-def]
     """Values as weights of the int8 tile: 16 elements of the head are the columns of a block, the tokens the depth.
 
     Returns the largest magnitude of the values.
@@ -138,23 +142,28 @@ def _prepare_values(values, tokens, padded, head_width, out, shifts, inverse_sca
         values: float32 [padded][head_width], finite or not behind `tokens`. out: [head_width/16][padded/4] groups.
         shifts, inverse_scales: float32 [padded]: log2 of each token's scale and its inverse; behind `tokens` so small, and
             zero, that these keys never count.
+        block: scratch of 16 rows of 64 bytes.
     """
-    worst = _ZERO
+    worst = splat_f32(_ZERO)
+    none = splat_f32(_ZERO)
     stride = head_width * 4
     groups = padded >> 2
-    for token in range(padded):
-        # Until the loop below, `shifts` holds the largest magnitudes.
-        largest_here = _largest_magnitude(values + token * stride, head_width)
-        store_f32(shifts + 4 * token, max(largest_here, _SMALLEST))
-        if token < tokens:
-            worst = max(largest_here, worst)
+    for token in range(0, padded, 16):
+        for r in range(16):
+            store_f32x16(block + 64 * r, _magnitudes(values + (token + r) * stride, head_width))
+        largest = max_16_rows(block)
+        here = tokens - token
+        worst = maximum(first_lanes(here, largest, none), worst)
+        scale = maximum(largest, splat_f32(_SMALLEST)) * splat_f32(_ONE / _VALUE_LIMIT)
+        store_f32x16(inverse_scales + 4 * token, first_lanes(here, splat_f32(_ONE) / scale, none))
+        store_f32x16(shifts + 4 * token, first_lanes(here, log2(scale), splat_f32(_NEVER)))
     low = splat_i32(255)
     for group in range(groups):
         row = values + group * 4 * stride
-        factor0 = splat_f32(_inverse(load_f32(shifts + 16 * group), _VALUE_LIMIT))
-        factor1 = splat_f32(_inverse(load_f32(shifts + 16 * group + 4), _VALUE_LIMIT))
-        factor2 = splat_f32(_inverse(load_f32(shifts + 16 * group + 8), _VALUE_LIMIT))
-        factor3 = splat_f32(_inverse(load_f32(shifts + 16 * group + 12), _VALUE_LIMIT))
+        factor0 = splat_f32(load_f32(inverse_scales + 16 * group))
+        factor1 = splat_f32(load_f32(inverse_scales + 16 * group + 4))
+        factor2 = splat_f32(load_f32(inverse_scales + 16 * group + 8))
+        factor3 = splat_f32(load_f32(inverse_scales + 16 * group + 12))
         for i in range(0, stride, 64):
             q0 = round_to_i32(load_f32x16(row + i) * factor0)
             q1 = round_to_i32(load_f32x16(row + stride + i) * factor1)
@@ -163,32 +172,39 @@ def _prepare_values(values, tokens, padded, head_width, out, shifts, inverse_sca
             low_half = (q0 & low) | ((q1 & low) << splat_i32(8))
             weights = low_half | ((q2 & low) << splat_i32(16)) | (q3 << splat_i32(24))
             store_i32x16(out + ((i >> 6) * groups + group) * 64, weights)
-    for token in range(0, padded, 16):
-        largest = load_f32x16(shifts + 4 * token)
-        scale = largest * splat_f32(_ONE / _VALUE_LIMIT)
-        store_f32x16(inverse_scales + 4 * token, splat_f32(_ONE) / scale)
-        store_f32x16(shifts + 4 * token, log2(scale))
-    for token in range(tokens, padded):
-        store_f32(inverse_scales + 4 * token, _ZERO)
-        store_f32(shifts + 4 * token, _NEVER)
-    return worst
+    return reduce_max(worst)
 
 
 @inline
-def _weights_of_block(scores, count, inverse_scales, tops, out, largest, total):  # type: ignore[no-untyped-def]
-    """One query's weights for a block of keys: scores s + log2 scale_v become 255·p relative to their maximum, as u8 at `out`.
+def _weights_of_block(scores, count, inverse_scales, peak, out, total):  # type: ignore[no-untyped-def]
+    """One query's weights for a block of keys: scores s + log2 scale_v become 255·p relative to their maximum `peak`, as u8 at `out`.
 
-    Stores the maximum, that of 16 values at `tops`, at `largest` and 255·Σ e·2**−maximum at `total`.
+    Stores 255·Σ e·2**−maximum at `total`, lane by lane. Float32 holds the corrected products exactly: they are below 2**24 for
+    heads of up to 500 elements.
     """
-    peak = reduce_max(load_f32x16(tops))
-    store_f32(largest, peak)
     peaks = splat_f32(peak)
     added = splat_f32(_ZERO)
     for i in range(0, count * 4, 64):
         p = exp2_levels(load_f32x16(scores + i) - peaks)
         added = fma(p, load_f32x16(inverse_scales + i), added)
         store_u8x16(out + (i >> 2), round_to_i32(p))
-    store_f32(total, reduce_add(added))
+    store_f32x16(total, added)
+
+
+@inline
+def _quantize_queries(queries, tokens, head_width, scale, q, factors, minus_zeros, group):  # type: ignore[no-untyped-def]
+    """Queries as u8; what their scores are multiplied with and their zero points with the sign turned, float32 [tokens].
+
+    Returns the largest scale.
+    """
+    quantize_rows(queries, head_width * 4, tokens, head_width, q, head_width, factors, minus_zeros, group)
+    worst = splat_f32(_ZERO)
+    for token in range(0, tokens, 16):
+        scales = load_f32x16(factors + 4 * token)
+        worst = maximum(first_lanes(tokens - token, scales, worst), worst)
+        store_f32x16(factors + 4 * token, scales * splat_f32(scale) * splat_f32(_LOG2_E))
+        store_f32x16(minus_zeros + 4 * token, negative(to_f32(load_i32x16(minus_zeros + 4 * token))))
+    return reduce_max(worst)
 
 
 @inline
@@ -201,9 +217,9 @@ def attention_int8_bytes(max_tokens, head_width):  # type: ignore[no-untyped-def
     """Scratch that `attention_head_int8` needs; max_tokens is a multiple of 16."""
     groups = head_width >> 2
     operands = (max_tokens >> 4) * groups * 64 + (head_width >> 4) * (max_tokens >> 2) * 64
-    tables = 4 * max_tokens * 4
-    row = head_width + BLOCK * 4 + max_tokens + head_width * 4 + 8 + 8 * (_blocks(max_tokens) + 16)
-    return operands + tables + 2048 + 64 + INT8_ROWS * (row + 64) + 64 * 9
+    tables = 6 * max_tokens * 4
+    rows = max_tokens * head_width + _ROWS * (BLOCK * 4 + max_tokens + head_width * 4 + 128) + 2 * 64 * _blocks(max_tokens)
+    return operands + tables + GROUP_BYTES + rows + 64 * 12
 
 
 @outlined
@@ -229,50 +245,44 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, added,
     sums = scales + padded * 4
     shifts = sums + padded * 4
     inverse_scales = shifts + padded * 4
-    work = inverse_scales + padded * 4
-    worst = _prepare_keys(keys, tokens, padded, head_width, key_weights, scales, sums, work)
-    worst = max(_prepare_values(values, tokens, padded, head_width, value_weights, shifts, inverse_scales), worst)
+    factors = inverse_scales + padded * 4
+    minus_zeros = factors + padded * 4
+    q = minus_zeros + padded * 4
+    group = take(q, padded * head_width)
+    worst = _prepare_keys(keys, tokens, padded, head_width, key_weights, scales, sums, group)
+    worst = max(_prepare_values(values, tokens, padded, head_width, value_weights, shifts, inverse_scales, group), worst)
+    worst = max(_quantize_queries(queries, tokens, head_width, scale, q, factors, minus_zeros, group), worst)
 
-    q = work
-    scores = take(q, INT8_ROWS * head_width)
-    p = scores + INT8_ROWS * BLOCK * 4
-    context = take(p, INT8_ROWS * padded)
-    q_scales = context + INT8_ROWS * stride
-    q_zeros = q_scales + INT8_ROWS * 4
-    # Of one query: the maxima and sums of its blocks.
-    peaks = take(q_zeros, INT8_ROWS * 4)
-    block_stride = (blocks + 15) // 16 * 64
-    totals = peaks + INT8_ROWS * block_stride
-    tops = totals + INT8_ROWS * block_stride
-    added_factor = tops + INT8_ROWS * 64
+    scores = take(group, GROUP_BYTES)
+    p = scores + _ROWS * BLOCK * 4
+    context = take(p, _ROWS * padded)
+    tops = context + _ROWS * stride
+    sums_of_rows = tops + _ROWS * 64
+    # Of each block of keys: the maxima and the sums of the queries, a lane for each.
+    peaks = sums_of_rows + _ROWS * 64
+    totals = peaks + blocks * 64
+    added_factor = totals + blocks * 64
     store_f32(added_factor, scale * _LOG2_E)
     row = 0
     while row < tokens:
         count = min(INT8_ROWS, tokens - row)
-        for r in range(count):
-            quantize_row(queries + (row + r) * stride, head_width, q + r * head_width, q_scales + 4 * r, q_zeros + 4 * r)
-            q_scale = load_f32(q_scales + 4 * r)
-            worst = max(q_scale, worst)
-            store_f32(q_scales + 4 * r, q_scale * scale * _LOG2_E)
-            store_f32(q_zeros + 4 * r, -_F(load_i32(q_zeros + 4 * r)))
         done = count
         for block in range(blocks):
             first = block * BLOCK
             keys_here = min(BLOCK, padded - first)
             score_stride = keys_here * 4
-            panel = key_weights + (first >> 4) * groups * 64
             for r in range(count):
                 store_f32x16(tops + 64 * r, splat_f32(_HUGE))
             done = int8_scores(
                 count,
-                q,
+                q + row * head_width,
                 head_width,
-                panel,
+                key_weights + (first >> 4) * groups * 64,
                 groups * 64,
                 groups,
                 keys_here >> 4,
-                q_zeros,
-                q_scales,
+                minus_zeros + 4 * row,
+                factors + 4 * row,
                 sums + 4 * first,
                 scales + 4 * first,
                 shifts + 4 * first,
@@ -283,18 +293,18 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, added,
                 score_stride,
                 tops,
             )
+            store_f32x16(peaks + 64 * block, max_8_rows(tops))
             for r in range(done):
                 _weights_of_block(
                     scores + r * score_stride,
                     keys_here,
                     inverse_scales + 4 * first,
-                    tops + 64 * r,
+                    load_f32(peaks + 64 * block + 4 * r),
                     p + r * padded + first,
-                    peaks + r * block_stride + 4 * block,
-                    totals + r * block_stride + 4 * block,
+                    sums_of_rows + 64 * r,
                 )
-        for r in range(done):
-            _combine_blocks(peaks + r * block_stride, totals + r * block_stride, blocks)
+            store_f32x16(totals + 64 * block, add_8_rows(sums_of_rows))
+        _combine_blocks(peaks, totals, blocks)
         for block in range(blocks):
             first = block * BLOCK
             depth = min(BLOCK, padded - first) >> 2
@@ -302,7 +312,7 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, added,
             weights = p + first
             int8_product(done, weights, padded, panel, key_groups * 64, depth, head_width >> 4, context, stride)
             for r in range(done):
-                factor = splat_f32(load_f32(peaks + r * block_stride + 4 * block))
+                factor = splat_f32(load_f32(peaks + 64 * block + 4 * r))
                 target = out + (row + r) * out_stride
                 for i in range(0, stride, 64):
                     part = to_f32(load_i32x16(context + r * stride + i)) * factor
@@ -319,18 +329,18 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, added,
 
 @inline
 def _combine_blocks(peaks, totals, blocks):  # type: ignore[no-untyped-def]
-    """A query's maxima of blocks become the factors of their contexts: 2**(maximum − largest) / (255·Σ e)."""
+    """The maxima of blocks become the factors of their contexts: 2**(maximum − largest) / (255·Σ e); each lane is a query."""
     if blocks == 1:
-        store_f32(peaks, _ONE / load_f32(totals))
+        store_f32x16(peaks, splat_f32(_ONE) / load_f32x16(totals))
         return
-    largest = _HUGE
+    largest = splat_f32(_HUGE)
     for block in range(blocks):
-        largest = max(largest, load_f32(peaks + 4 * block))
-    for i in range(0, blocks * 4, 64):
-        store_f32x16(peaks + i, exp2(load_f32x16(peaks + i) - splat_f32(largest)))
-    total = _ZERO
+        largest = maximum(load_f32x16(peaks + 64 * block), largest)
+    total = splat_f32(_ZERO)
     for block in range(blocks):
-        total = total + load_f32(peaks + 4 * block) * load_f32(totals + 4 * block)
-    factor = _ONE / total
-    for i in range(0, blocks * 4, 64):
-        store_f32x16(peaks + i, load_f32x16(peaks + i) * splat_f32(factor))
+        factor = exp2(load_f32x16(peaks + 64 * block) - largest)
+        store_f32x16(peaks + 64 * block, factor)
+        total = total + factor * load_f32x16(totals + 64 * block)
+    factor = splat_f32(_ONE) / total
+    for block in range(blocks):
+        store_f32x16(peaks + 64 * block, load_f32x16(peaks + 64 * block) * factor)

@@ -18,7 +18,7 @@ import numpy as np
 from tinybert_rt.kernels.jit import inline, kernel, outlined
 from tinybert_rt.kernels.memory import load_f32, load_i32, store_f32, take
 from tinybert_rt.kernels.panels import FLOAT_ROWS, INT8_ROWS, NARROW_COLUMNS, float_product, int8_product
-from tinybert_rt.kernels.rows import quantize_row
+from tinybert_rt.kernels.rows import GROUP_BYTES, quantize_rows
 from tinybert_rt.kernels.vector import fma, load_f32x16, load_i32x16, splat_f32, store_f32x16, to_f32, transpose_f32
 
 _F = np.float32
@@ -40,7 +40,7 @@ def relative_bytes(max_tokens, head_width, relative_width):  # type: ignore[no-u
     A tile may have all columns of a head: buckets rise by as much as the file says, not by 1 from one distance to the next.
     """
     matrix = (max_tokens + 16) * score_stride(max_tokens) * 4
-    return 2 * matrix + max_tokens * (head_width + 8) + _TILE_ROWS * relative_width * 4 + 1024 + 6 * 64
+    return 2 * matrix + max_tokens * (head_width + 8) + _TILE_ROWS * relative_width * 4 + 1024 + GROUP_BYTES + 7 * 64
 
 
 @inline
@@ -93,13 +93,13 @@ def _meet_positions(model, rows, tokens, head_width, positions, origin, head, in
     q = scratch
     scales = take(q, tokens * head_width)
     zeros = take(scales, tokens * 4)
-    tile = take(zeros, tokens * 4)
+    group = take(zeros, tokens * 4)
+    tile = take(group, GROUP_BYTES)
     stride = score_stride(tokens) * 4
     width = model.relative_width
     at = head * width
     if int8:
-        for row in range(tokens):
-            quantize_row(rows + row * head_width * 4, head_width, q + row * head_width, scales + 4 * row, zeros + 4 * row)
+        quantize_rows(rows, head_width * 4, tokens, head_width, q, head_width, scales, zeros, group)
     row = 0
     while row < tokens:
         count = min(INT8_ROWS if int8 else FLOAT_ROWS, tokens - row)

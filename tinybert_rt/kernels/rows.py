@@ -9,25 +9,31 @@ from __future__ import annotations
 import numpy as np
 
 from tinybert_rt.kernels.jit import inline, kernel, outlined
-from tinybert_rt.kernels.memory import load_f32, store_f32, store_i32
+from tinybert_rt.kernels.memory import load_f32, load_i32, store_f32, store_i32
 from tinybert_rt.kernels.vector import (
+    add_16_rows,
     clamp_i32,
     first_lanes,
     fma,
     load_f32x16,
     load_s8x16,
+    max_16_rows,
     maximum,
+    min_16_rows,
     minimum,
+    minimum_i32,
+    negative,
     reduce_add,
-    reduce_max,
-    reduce_min,
     round_to_i32,
     splat_f32,
     splat_i32,
     sqrt,
+    sqrt_f32,
     store_f32x16,
+    store_i32x16,
     store_u8x16,
     to_f32,
+    where_at_least,
 )
 
 _F = np.float32
@@ -38,59 +44,76 @@ _SMALLEST_RANGE = _F(1e-30)
 _HUGE = _F(3.0e38)
 
 
-@outlined
-def quantize_row(x, width, q, scale, zero):  # type: ignore[no-untyped-def]
-    """One row to u8 with its own scale and zero point: x ≈ scale·(q − zero).
+_GROUP = 16
+_GROUP_ELEMENTS = 6144
+_HIGHS = 64 * _GROUP
+_FIRST = 2 * _HIGHS
+_SECOND = _FIRST + 64
+_THIRD = _SECOND + 64
+GROUP_BYTES = _THIRD + 64
+"""Scratch of the kernels over several rows: two vectors for each row of a group, and three vectors of one number for each row.
+
+Rows are taken in groups, as many as fit the first-level cache, and what is one number for a row is worked out for all of them at once.
+"""
+
+
+@inline
+def _rows_of_group(width):  # type: ignore[no-untyped-def]
+    return max(1, min(_GROUP, _GROUP_ELEMENTS // width))
+
+
+@kernel
+def quantize_rows(x, x_stride, rows, width, q, q_stride, scales, zeros, scratch):  # type: ignore[no-untyped-def]
+    """Rows to u8, each with its own scale and zero point: x ≈ scale·(q − zero).
 
     The range always includes 0, so that zero is exact: scale = (max(x, 0) − min(x, 0))/255, zero = round(−min/scale),
     q = round(x/scale) + zero, rounding half to even. A row whose range is below 1e-30 becomes zeros with scale 1.
 
     Args:
-        x: float32 [width], width a multiple of 16. q: u8 [width].
-        scale, zero: addresses of the float32 scale and the int32 zero point.
+        x: float32 [rows][width], rows x_stride bytes apart, width a multiple of 16. q: u8 [rows][width], rows q_stride apart.
+        scales, zeros: float32 [rows], int32 [rows]. scratch: GROUP_BYTES.
     """
-    low0 = splat_f32(_ZERO)
-    low1 = low0
-    high0 = low0
-    high1 = low0
-    pairs = (width & -32) * 4
-    for i in range(0, pairs, 128):
-        a = load_f32x16(x + i)
-        b = load_f32x16(x + i + 64)
-        low0 = minimum(a, low0)
-        high0 = maximum(a, high0)
-        low1 = minimum(b, low1)
-        high1 = maximum(b, high1)
-    if pairs < width * 4:
-        a = load_f32x16(x + pairs)
-        low0 = minimum(a, low0)
-        high0 = maximum(a, high0)
-    low = reduce_min(minimum(low0, low1))
-    high = reduce_max(maximum(high0, high1))
-    spread = high - low
-    if not spread >= _SMALLEST_RANGE:
-        store_f32(scale, _ONE)
-        store_i32(zero, 0)
+    step = _rows_of_group(width)
+    for first in range(0, rows, step):
+        count = min(step, rows - first)
+        group = x + first * x_stride
+        for r in range(count):
+            low = splat_f32(_ZERO)
+            high = low
+            for i in range(0, width * 4, 64):
+                value = load_f32x16(group + r * x_stride + i)
+                low = minimum(value, low)
+                high = maximum(value, high)
+            store_f32x16(scratch + 64 * r, low)
+            store_f32x16(scratch + _HIGHS + 64 * r, high)
+        _quantize_group(group, x_stride, count, width, q + first * q_stride, q_stride, scales + 4 * first, zeros + 4 * first, scratch)
+
+
+@outlined
+def _quantize_group(x, x_stride, rows, width, q, q_stride, scales, zeros, scratch):  # type: ignore[no-untyped-def]
+    """See `quantize_rows`; the rows' extremes lie in the scratch, lane by lane."""
+    low = min_16_rows(scratch)
+    spread = max_16_rows(scratch + _HIGHS) - low
+    smallest = splat_f32(_SMALLEST_RANGE)
+    inverse = where_at_least(spread, smallest, splat_f32(_LEVELS) / spread, splat_f32(_ZERO))
+    store_f32x16(scratch + _FIRST, inverse)
+    store_i32x16(scratch + _SECOND, clamp_i32(round_to_i32(negative(low) * inverse), 0, 255))
+    store_f32x16(scratch + _THIRD, where_at_least(spread, smallest, spread / splat_f32(_LEVELS), splat_f32(_ONE)))
+    top = splat_i32(255)
+    for r in range(rows):
+        zero = load_i32(scratch + _SECOND + 4 * r)
+        store_i32(zeros + 4 * r, zero)
+        store_f32(scales + 4 * r, load_f32(scratch + _THIRD + 4 * r))
+        inverses = splat_f32(load_f32(scratch + _FIRST + 4 * r))
+        zero_points = splat_i32(zero)
         for i in range(0, width, 16):
-            store_u8x16(q + i, splat_i32(0))
-        return
-    step = spread / _LEVELS
-    inverse = _LEVELS / spread
-    zero_point = clamp_i32(round_to_i32(splat_f32(-low * inverse)), 0, 255)
-    store_f32(scale, step)
-    store_i32(zero, _first_i32(zero_point))
-    inverses = splat_f32(inverse)
-    for i in range(0, width, 16):
-        store_u8x16(q + i, clamp_i32(round_to_i32(load_f32x16(x + 4 * i) * inverses) + zero_point, 0, 255))
+            # Not below 0: rounding is monotone, and zero is what −min became.
+            level = round_to_i32(load_f32x16(x + r * x_stride + 4 * i) * inverses) + zero_points
+            store_u8x16(q + r * q_stride + i, minimum_i32(level, top))
 
 
 @inline
-def _first_i32(vector):  # type: ignore[no-untyped-def]
-    return np.int64(reduce_max(to_f32(vector)))
-
-
-@inline
-def _row_sum(x, width):  # type: ignore[no-untyped-def]
+def _sums_of_row(x, width):  # type: ignore[no-untyped-def]
     s0 = splat_f32(_ZERO)
     s1 = s0
     s2 = s0
@@ -100,20 +123,11 @@ def _row_sum(x, width):  # type: ignore[no-untyped-def]
         s1 = s1 + load_f32x16(x + i + 64)
         s2 = s2 + load_f32x16(x + i + 128)
         s3 = s3 + load_f32x16(x + i + 192)
-    return reduce_add((s0 + s1) + (s2 + s3))
+    return (s0 + s1) + (s2 + s3)
 
 
-@outlined
-def layer_norm_row(x, size, width, norm, eps, out):  # type: ignore[no-untyped-def]
-    """out = (x − mean)/√(variance + eps)·weight + bias over one row (Ba, Kiros and Hinton 2016); out may be x.
-
-    Args:
-        x, out: float32 [width]; size: the elements that count, ≤ width. The padding of x is zero, that of out becomes zero.
-        norm: Norm, its weight and bias padded with zeros. eps: float32.
-    """
-    count = _F(size)
-    mean = _row_sum(x, width) / count
-    means = splat_f32(mean)
+@inline
+def _squares_of_row(x, size, means):  # type: ignore[no-untyped-def]
     zeros = splat_f32(_ZERO)
     v0 = zeros
     v1 = zeros
@@ -132,12 +146,54 @@ def layer_norm_row(x, size, width, norm, eps, out):  # type: ignore[no-untyped-d
     for i in range(whole, size, 16):
         d0 = first_lanes(size - i, load_f32x16(x + 4 * i) - means, zeros)
         v0 = fma(d0, d0, v0)
-    variance = reduce_add((v0 + v1) + (v2 + v3)) / count
-    factor = splat_f32(_ONE / sqrt(variance + eps))
+    return (v0 + v1) + (v2 + v3)
+
+
+@kernel
+def layer_norm_rows(x, x_stride, rows, size, width, norm, eps, q, q_stride, scales, zeros, scratch):  # type: ignore[no-untyped-def]
+    """x = (x − mean)/√(variance + eps)·weight + bias for each row (Ba, Kiros and Hinton 2016), and the results as u8.
+
+    Args:
+        x: float32 [rows][width], rows x_stride bytes apart; size: the elements that count, ≤ width. The padding of a row is zero,
+            and stays zero.
+        norm: Norm, its weight and bias padded with zeros. eps: float32.
+        q, q_stride, scales, zeros: as in `quantize_rows`, or q is 0: nothing is quantized. scratch: GROUP_BYTES.
+    """
+    step = _rows_of_group(width)
+    for first in range(0, rows, step):
+        count = min(step, rows - first)
+        group = x + first * x_stride
+        _norm_group(group, x_stride, count, size, width, norm, eps, scratch)
+        if q != 0:
+            _quantize_group(group, x_stride, count, width, q + first * q_stride, q_stride, scales + 4 * first, zeros + 4 * first, scratch)
+
+
+@outlined
+def _norm_group(x, x_stride, rows, size, width, norm, eps, scratch):  # type: ignore[no-untyped-def]
+    """See `layer_norm_rows`; leaves the extremes of the new rows and 0 in the scratch, for `_quantize_group`."""
+    sizes = splat_f32(_F(size))
+    for r in range(rows):
+        store_f32x16(scratch + 64 * r, _sums_of_row(x + r * x_stride, width))
+    store_f32x16(scratch + _FIRST, add_16_rows(scratch) / sizes)
+    for r in range(rows):
+        store_f32x16(scratch + 64 * r, _squares_of_row(x + r * x_stride, size, splat_f32(load_f32(scratch + _FIRST + 4 * r))))
+    variance = add_16_rows(scratch) / sizes
+    store_f32x16(scratch + _SECOND, splat_f32(_ONE) / sqrt(variance + splat_f32(eps)))
     weight = norm.weight
     bias = norm.bias
-    for i in range(0, width * 4, 64):
-        store_f32x16(out + i, fma((load_f32x16(x + i) - means) * factor, load_f32x16(weight + i), load_f32x16(bias + i)))
+    for r in range(rows):
+        row = x + r * x_stride
+        means = splat_f32(load_f32(scratch + _FIRST + 4 * r))
+        factor = splat_f32(load_f32(scratch + _SECOND + 4 * r))
+        low = splat_f32(_ZERO)
+        high = low
+        for i in range(0, width * 4, 64):
+            value = fma((load_f32x16(row + i) - means) * factor, load_f32x16(weight + i), load_f32x16(bias + i))
+            store_f32x16(row + i, value)
+            low = minimum(value, low)
+            high = maximum(value, high)
+        store_f32x16(scratch + 64 * r, low)
+        store_f32x16(scratch + _HIGHS + 64 * r, high)
 
 
 @inline
@@ -210,7 +266,7 @@ def normalize_row(x, width):  # type: ignore[no-untyped-def]
         s1 = fma(b, b, s1)
         s2 = fma(c, c, s2)
         s3 = fma(d, d, s3)
-    norm = sqrt(reduce_add((s0 + s1) + (s2 + s3)))
+    norm = sqrt_f32(reduce_add((s0 + s1) + (s2 + s3)))
     if not norm >= _F(1e-12):
         norm = _F(1e-12)
     scale = _ONE / norm

@@ -103,7 +103,8 @@ splat_i32 = operation(i32x16, (types.int64,), lambda b, x: splat(b, b.trunc(x, I
 fma = operation(f32x16, (f32x16, f32x16, f32x16), lowering.fma)
 # dot4(acc, a, b): acc plus, in each lane, the dot product of the 4 unsigned bytes of a and the 4 signed bytes of b.
 dot4 = operation(i32x16, (i32x16, i32x16, i32x16), lowering.dot4)
-sqrt = operation(types.float32, (types.float32,), lambda b, x: lowering.intrinsic(b, "llvm.sqrt.f32", F32, [x]))
+sqrt = operation(f32x16, (f32x16,), lambda b, x: lowering.intrinsic(b, "llvm.sqrt.v16f32", F32X16, [x]))
+sqrt_f32 = operation(types.float32, (types.float32,), lambda b, x: lowering.intrinsic(b, "llvm.sqrt.f32", F32, [x]))
 
 
 def _choose(comparison: str) -> Callable[..., ir.Value]:
@@ -150,6 +151,11 @@ def _round_to_i32(builder: Any, value: ir.Value) -> ir.Value:
 round_to_i32 = operation(i32x16, (f32x16,), _round_to_i32)
 
 
+# where_at_least(x, y, a, b): a in the lanes where x ≥ y, else b.
+where_at_least = operation(f32x16, (f32x16,) * 4, lambda b, x, y, u, v: b.select(b.fcmp_ordered(">=", x, y), u, v))
+minimum_i32 = operation(i32x16, (i32x16, i32x16), lambda b, x, y: b.select(b.icmp_signed("<", x, y), x, y))
+
+
 def _lanes_below(builder: Any, count: ir.Value) -> ir.Value:
     index = ir.Constant(I32X16, list(range(LANES)))
     return builder.icmp_signed("<", index, splat(builder, builder.trunc(count, I32), I32X16))
@@ -178,6 +184,40 @@ def _reduce(combine: Callable[..., ir.Value]) -> Callable[..., ir.Value]:
 reduce_add = operation(types.float32, (f32x16,), _reduce(lambda b, x, y: b.fadd(x, y)))
 reduce_min = operation(types.float32, (f32x16,), _reduce(_choose("<")))
 reduce_max = operation(types.float32, (f32x16,), _reduce(_choose(">")))
+
+
+def _reduce_rows(rows: int, combine: Callable[..., ir.Value]) -> Callable[..., ir.Value]:
+    """The reductions of `rows` (a power of two up to 16) vectors that lie one behind the other, in lanes 0 … rows−1 of one vector.
+
+    Each is the tree of `_reduce`; every step does it for two vectors at a time, so that all take little longer than one.
+    """
+
+    def build(builder: Any, address: ir.Value) -> ir.Value:
+        vectors = [_load(builder, builder.add(address, ir.Constant(I64, 64 * i)), F32X16) for i in range(rows)]
+        order = [[i] for i in range(rows)]  # the rows of a vector's parts
+        width = LANES
+        while width > 1:
+            width //= 2
+            low = [lane for lane in range(2 * LANES) if lane % (2 * width) < width]
+            high = [lane + width for lane in low]
+            half = len(vectors) // 2
+            if half:
+                pairs = list(zip(vectors[:half], vectors[half:], strict=True))
+                order = [[*a, *b] for a, b in zip(order[:half], order[half:], strict=True)]
+            else:
+                pairs = [(vectors[0], vectors[0])]
+                order = [order[0] * 2]
+            vectors = [combine(builder, shuffle(builder, a, b, low), shuffle(builder, a, b, high)) for a, b in pairs]
+        return shuffle(builder, vectors[0], None, [order[0].index(lane % rows) for lane in range(LANES)])
+
+    return build
+
+
+add_8_rows = operation(f32x16, (types.int64,), _reduce_rows(8, lambda b, x, y: b.fadd(x, y)))
+max_8_rows = operation(f32x16, (types.int64,), _reduce_rows(8, _choose(">")))
+add_16_rows = operation(f32x16, (types.int64,), _reduce_rows(16, lambda b, x, y: b.fadd(x, y)))
+min_16_rows = operation(f32x16, (types.int64,), _reduce_rows(16, _choose("<")))
+max_16_rows = operation(f32x16, (types.int64,), _reduce_rows(16, _choose(">")))
 
 
 def _transpose(builder: Any, source: ir.Value, stride: ir.Value, target: ir.Value, target_stride: ir.Value) -> None:
