@@ -177,7 +177,7 @@ def test_float_product_is_a_chain_of_fma(kernels: Functions, rows: int, depth: i
 def quantized(kernels: Functions, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What `quantize_rows` makes of float32 rows: u8 values, scales, zero points."""
     rows, width = x.shape
-    q, scales, zeros = np.full((rows, width), 9, np.uint8), np.empty(rows, np.float32), np.empty(rows, np.int32)
+    q, scales, zeros = np.full((rows, width), 9, np.uint8), np.empty(rows, np.float32), np.empty(rows, np.float32)
     scratch = aligned(4096, 0)
     kernels("quantize_rows", at(x), width * 4, rows, width, at(q), width, at(scales), at(zeros), at(scratch))
     return q, scales, zeros
@@ -222,7 +222,7 @@ def test_layer_norm_rows(kernels: Functions, size: int, rows: int) -> None:
     kernels("layer_norm_rows", at(out), width * 4, rows, size, width, norm, 1e-12, 0, 0, 0, 0, at(scratch))
     assert np.abs(out[:, :size] - exact).max() < 2e-6 * np.abs(exact).max()
     assert (out[:, size:] == 0).all()
-    q, scales, zeros = np.empty((rows, width), np.uint8), np.empty(rows, np.float32), np.empty(rows, np.int32)
+    q, scales, zeros = np.empty((rows, width), np.uint8), np.empty(rows, np.float32), np.empty(rows, np.float32)
     kernels("layer_norm_rows", at(x), width * 4, rows, size, width, norm, 1e-12, at(q), width, at(scales), at(zeros), at(scratch))
     assert (x == out).all()
     for one, other in zip((q, scales, zeros), quantized(kernels, out), strict=True):

@@ -46,7 +46,7 @@ def test_int8_layer_is_the_formula(kernels: Functions, rows: int, epilogue: str,
     rng = np.random.default_rng(rows * 997 + inputs)
     x = rng.integers(0, 256, (rows, stride), np.uint8)
     weight = pair_rule(rng.integers(-127, 128, (outputs, inputs + inputs % 2)))[:, :inputs]
-    scales, zeros = (rng.random(rows) * 0.01 + 0.001).astype(np.float32), rng.integers(0, 256, rows).astype(np.int32)
+    scales, zeros = (rng.random(rows) * 0.01 + 0.001).astype(np.float32), rng.integers(0, 256, rows).astype(np.float32)
     weight_scale, bias = (rng.random(outputs) * 0.01).astype(np.float32), random(outputs)
     column_sum = weight.astype(np.int32).sum(1, dtype=np.int32)
     blocks = block_int8(weight)

@@ -33,7 +33,6 @@ from tinybert_rt.kernels.vector import (
     max_8_rows,
     max_16_rows,
     maximum,
-    negative,
     reduce_max,
     round_to_i32,
     splat_f32,
@@ -192,18 +191,14 @@ def _weights_of_block(scores, count, inverse_scales, peak, out, total):  # type:
 
 
 @inline
-def _quantize_queries(queries, tokens, head_width, scale, q, factors, minus_zeros, group):  # type: ignore[no-untyped-def]
-    """Queries as u8; what their scores are multiplied with and their zero points with the sign turned, float32 [tokens].
-
-    Returns the largest scale.
-    """
-    quantize_rows(queries, head_width * 4, tokens, head_width, q, head_width, factors, minus_zeros, group)
+def _quantize_queries(queries, tokens, head_width, scale, q, factors, zeros, group):  # type: ignore[no-untyped-def]
+    """Queries as u8, what their scores are multiplied with, and their zero points; returns the largest scale."""
+    quantize_rows(queries, head_width * 4, tokens, head_width, q, head_width, factors, zeros, group)
     worst = splat_f32(_ZERO)
     for token in range(0, tokens, 16):
         scales = load_f32x16(factors + 4 * token)
         worst = maximum(first_lanes(tokens - token, scales, worst), worst)
         store_f32x16(factors + 4 * token, scales * splat_f32(scale) * splat_f32(_LOG2_E))
-        store_f32x16(minus_zeros + 4 * token, negative(to_f32(load_i32x16(minus_zeros + 4 * token))))
     return reduce_max(worst)
 
 
@@ -246,12 +241,12 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, added,
     shifts = sums + padded * 4
     inverse_scales = shifts + padded * 4
     factors = inverse_scales + padded * 4
-    minus_zeros = factors + padded * 4
-    q = minus_zeros + padded * 4
+    zeros = factors + padded * 4
+    q = zeros + padded * 4
     group = take(q, padded * head_width)
     worst = _prepare_keys(keys, tokens, padded, head_width, key_weights, scales, sums, group)
     worst = max(_prepare_values(values, tokens, padded, head_width, value_weights, shifts, inverse_scales, group), worst)
-    worst = max(_quantize_queries(queries, tokens, head_width, scale, q, factors, minus_zeros, group), worst)
+    worst = max(_quantize_queries(queries, tokens, head_width, scale, q, factors, zeros, group), worst)
 
     scores = take(group, GROUP_BYTES)
     p = scores + _ROWS * BLOCK * 4
@@ -281,7 +276,7 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, added,
                 groups * 64,
                 groups,
                 keys_here >> 4,
-                minus_zeros + 4 * row,
+                zeros + 4 * row,
                 factors + 4 * row,
                 sums + 4 * first,
                 scales + 4 * first,

@@ -114,7 +114,7 @@ def _meet_positions(model, rows, tokens, head_width, positions, origin, head, in
             done = int8_product(count, a, head_width, panel, groups * 64, groups, blocks, tile, columns * 4)
             for r in range(done):
                 scale = load_f32(scales + 4 * (row + r))
-                zero = _F(load_i32(zeros + 4 * (row + r)))
+                zero = load_f32(zeros + 4 * (row + r))
                 here = 4 * (at + first)
                 _to_float(tile + r * columns * 4, columns, scale, zero, positions.scale + here, positions.column_sum + here)
         else:

@@ -50,7 +50,7 @@ def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, 
 
     Args:
         x: u8 [rows][x_stride bytes], of which ceil(inputs/4)·4 are read.
-        scales, zeros: float32 [rows], int32 [rows].
+        scales, zeros: float32 [rows].
         weights: Linear. target: Target. epilogue: PLAIN, RESIDUAL or an activation.
         tile: scratch, `encoder.plan.TILE_BYTES`.
     """

@@ -24,7 +24,6 @@ from tinybert_rt.kernels.vector import (
     fma,
     maximum,
     minimum,
-    minimum_u32,
     operation,
     splat_f32,
     splat_i32,
@@ -63,8 +62,7 @@ _N0, _N1, _N2, _N3 = (
 )
 _LEVELS = _F(255.0 / 256.0)
 _GELU_CUT = _F(6.0)
-_GELU_CUT_BITS = int(_GELU_CUT.view(np.int32))
-_LOWEST_BITS = int(_F(-125.0).view(np.int32))
+_LOWEST = _F(-125.0)
 # −Φ(−t) ≈ M(f)·2**n, n + f = −1 + t·H(t): polynomials, the constant first, fitted together.
 _H = (-1.1276818, -0.50021295, -0.02458257)
 _M = (-0.9973218, -0.69045191, -0.241096, -0.05846234)
@@ -117,8 +115,7 @@ def exp2_near(x):  # type: ignore[no-untyped-def]
 @inline
 def exp2_levels(x):  # type: ignore[no-untyped-def]
     """255·2**x of f32x16, x ≤ 0, with the error of `exp2_near`; x below −125 gives what −125 gives."""
-    # Compared as integers: most machines have more units for that.
-    x = as_f32(minimum_u32(as_i32(x), splat_i32(_LOWEST_BITS)))
+    x = maximum(x, splat_f32(_LOWEST))
     return _exp2_cubic(x, _ROUND_MAGIC + _F(8.0), _LEVELS)
 
 
@@ -156,24 +153,23 @@ def gelu(x):  # type: ignore[no-untyped-def]
 
 def gelu_near_constants(builder: Any) -> list[ir.Value]:
     """What `build_gelu_near` needs, kept in registers: as operands from memory, they would take longer than the sums."""
-    integers = [lowering.constant_vector(I32, value) for value in (0x7FFFFFFF, _GELU_CUT_BITS, 0, 23)]
-    floats = [lowering.constant_vector(F32, float(value)) for value in (-1.0, _ROUND_MAGIC, *_H, *_M)]
-    return [*integers, *(lowering.in_register(builder, value) for value in floats)]
+    floats = [lowering.in_register(builder, lowering.constant_vector(F32, float(value))) for value in (-1.0, _ROUND_MAGIC, *_H, *_M)]
+    return [lowering.constant_vector(I32, int(_GELU_CUT.view(np.int32))), *floats]
 
 
 def build_gelu_near(builder: Any, x: ir.Value, constants: list[ir.Value]) -> ir.Value:
     """As `gelu`, by shorter polynomials; error below 6e-5, for results that are rounded to 8 bits next."""
-    magnitude, cut, zero, mantissa, minus_one, magic, *coefficients = constants
+    cut, minus_one, magic, *coefficients = constants
     h, m = coefficients[: len(_H)], coefficients[len(_H) :]
-    bits = builder.bitcast(x, I32X16)
-    # Compared as integers: most machines have more units for that.
-    t_bits = builder.and_(bits, magnitude)
-    t = builder.bitcast(builder.select(builder.icmp_unsigned("<", t_bits, cut), t_bits, cut), F32X16)
-    positive = builder.bitcast(builder.select(builder.icmp_signed(">", bits, zero), bits, zero), F32X16)
+    # The smaller magnitude is found as an integer: the units that compare floats have more to do here than the others.
+    magnitude = builder.and_(builder.bitcast(x, I32X16), lowering.constant_vector(I32, 0x7FFFFFFF))
+    t = builder.bitcast(builder.select(builder.icmp_unsigned("<", magnitude, cut), magnitude, cut), F32X16)
+    zero = ir.Constant(F32X16, None)
+    positive = builder.select(builder.fcmp_ordered(">", x, zero), x, zero)
     exponent = lowering.fma(builder, _polynomial(builder, h, t), t, minus_one)
     shifted = builder.fadd(exponent, magic)
     power = _polynomial(builder, m, builder.fsub(exponent, builder.fsub(shifted, magic)))
-    tail = builder.add(builder.bitcast(power, I32X16), builder.shl(builder.bitcast(shifted, I32X16), mantissa))
+    tail = builder.add(builder.bitcast(power, I32X16), builder.shl(builder.bitcast(shifted, I32X16), lowering.constant_vector(I32, 23)))
     return lowering.fma(builder, t, builder.bitcast(tail, F32X16), positive)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinybert_rt.kernels.jit import inline, kernel, outlined
-from tinybert_rt.kernels.memory import load_f32, load_i32, store_f32, store_i32
+from tinybert_rt.kernels.memory import load_f32, load_i32, store_f32
 from tinybert_rt.kernels.vector import (
     add_16_rows,
     clamp_i32,
@@ -50,8 +50,9 @@ _HIGHS = 64 * _GROUP
 _FIRST = 2 * _HIGHS
 _SECOND = _FIRST + 64
 _THIRD = _SECOND + 64
-GROUP_BYTES = _THIRD + 64
-"""Scratch of the kernels over several rows: two vectors for each row of a group, and three vectors of one number for each row.
+_FOURTH = _THIRD + 64
+GROUP_BYTES = _FOURTH + 64
+"""Scratch of the kernels over several rows: two vectors for each row of a group, and four vectors of one number for each row.
 
 Rows are taken in groups, as many as fit the first-level cache, and what is one number for a row is worked out for all of them at once.
 """
@@ -71,7 +72,7 @@ def quantize_rows(x, x_stride, rows, width, q, q_stride, scales, zeros, scratch)
 
     Args:
         x: float32 [rows][width], rows x_stride bytes apart, width a multiple of 16. q: u8 [rows][width], rows q_stride apart.
-        scales, zeros: float32 [rows], int32 [rows]. scratch: GROUP_BYTES.
+        scales, zeros: float32 [rows]. scratch: GROUP_BYTES.
     """
     step = _rows_of_group(width)
     for first in range(0, rows, step):
@@ -97,18 +98,19 @@ def _quantize_group(x, x_stride, rows, width, q, q_stride, scales, zeros, scratc
     smallest = splat_f32(_SMALLEST_RANGE)
     inverse = where_at_least(spread, smallest, splat_f32(_LEVELS) / spread, splat_f32(_ZERO))
     store_f32x16(scratch + _FIRST, inverse)
-    store_i32x16(scratch + _SECOND, clamp_i32(round_to_i32(negative(low) * inverse), 0, 255))
+    zero_points = clamp_i32(round_to_i32(negative(low) * inverse), 0, 255)
+    store_i32x16(scratch + _SECOND, zero_points)
+    store_f32x16(scratch + _FOURTH, to_f32(zero_points))
     store_f32x16(scratch + _THIRD, where_at_least(spread, smallest, spread / splat_f32(_LEVELS), splat_f32(_ONE)))
     top = splat_i32(255)
     for r in range(rows):
-        zero = load_i32(scratch + _SECOND + 4 * r)
-        store_i32(zeros + 4 * r, zero)
+        store_f32(zeros + 4 * r, load_f32(scratch + _FOURTH + 4 * r))
         store_f32(scales + 4 * r, load_f32(scratch + _THIRD + 4 * r))
         inverses = splat_f32(load_f32(scratch + _FIRST + 4 * r))
-        zero_points = splat_i32(zero)
+        zero_point = splat_i32(load_i32(scratch + _SECOND + 4 * r))
         for i in range(0, width, 16):
             # Not below 0: rounding is monotone, and zero is what −min became.
-            level = round_to_i32(load_f32x16(x + r * x_stride + 4 * i) * inverses) + zero_points
+            level = round_to_i32(load_f32x16(x + r * x_stride + 4 * i) * inverses) + zero_point
             store_u8x16(q + r * q_stride + i, minimum_i32(level, top))
 
 

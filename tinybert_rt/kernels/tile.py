@@ -207,7 +207,7 @@ def int8_linear_tile(most: int, columns: int) -> Any:
     int8_linear_tile(…)(rows, a, a_stride, b, b_block_stride, groups, finish, scales, zeros, weight_scale, column_sum, bias, out,
     out_stride, residual, offsets): int64 arguments, strides in bytes; those before `finish` as in `int8_tile`.
         finish: AS_IT_IS, ADD_RESIDUAL (the value at the same place of `residual`) or THROUGH_GELU (`math.gelu_near`).
-        scales, zeros: float32 [rows], int32 [rows].
+        scales, zeros: float32 [rows].
         weight_scale, column_sum, bias: float32, int32, float32 [columns·16].
         out, residual: float32; row r of column block j is at offsets[j] + r·out_stride. offsets: int64 [columns].
     """
@@ -239,13 +239,13 @@ def int8_linear_tile(most: int, columns: int) -> Any:
                 apart = _offsets(builder, ir.Constant(I64, 0), out_stride, len(sums))
                 for j in range(columns):
                     weight_scales = _load(builder, _index(builder, weight_scale, 64 * j), F32X16)
-                    column_sums = _load(builder, _index(builder, column_sum, 64 * j), I32X16)
+                    column_sums = builder.sitofp(_load(builder, _index(builder, column_sum, 64 * j), I32X16), F32X16)
                     biases = _load(builder, _index(builder, bias, 64 * j), F32X16)
                     offset = builder.load(address_to_pointer(builder, _index(builder, offsets, 8 * j), I64), align=8)
                     for r, row in enumerate(sums):
-                        zero = _spread(builder, _index(builder, zeros, 4 * r), 0, 1, I32X16, 4)
+                        zero = _spread(builder, _index(builder, zeros, 4 * r), 0, 1, F32X16, 4)
                         scale = _spread(builder, _index(builder, scales, 4 * r), 0, 1, F32X16, 4)
-                        product = builder.sitofp(builder.sub(row[j], builder.mul(zero, column_sums)), F32X16)
+                        product = lowering.fma(builder, builder.fneg(zero), column_sums, builder.sitofp(row[j], F32X16))
                         value = lowering.fma(builder, product, builder.fmul(weight_scales, scale), biases)
                         place = builder.add(offset, apart[r])
                         _store(builder, builder.add(out, place), last_step(value, place))
@@ -273,11 +273,11 @@ def int8_linear_tile(most: int, columns: int) -> Any:
 def int8_scores_tile(most: int, columns: int) -> Any:
     """The tile of attention's scores: as `int8_tile`, but its values leave the registers as scores, and the largest are kept.
 
-    int8_scores_tile(…)(rows, a, a_stride, b, b_block_stride, groups, minus_zeros, factors, sums, scales, shifts, added, added_stride,
-    added_factor, out, out_stride, tops): int64 arguments, strides in bytes; those before `minus_zeros` as in `int8_tile`.
-        out: float32 [rows][columns·16], rows `out_stride` apart: factors[r]·scales[c]·(Σ a·b + minus_zeros[r]·sums[c]) + shifts[c],
+    int8_scores_tile(…)(rows, a, a_stride, b, b_block_stride, groups, zeros, factors, sums, scales, shifts, added, added_stride,
+    added_factor, out, out_stride, tops): int64 arguments, strides in bytes; those before `zeros` as in `int8_tile`.
+        out: float32 [rows][columns·16], rows `out_stride` apart: factors[r]·scales[c]·(Σ a·b − zeros[r]·sums[c]) + shifts[c],
             and, where added ≠ 0, plus added_factor·added[r][c].
-        minus_zeros, factors: float32 [rows]. sums, scales, shifts: float32 [columns·16].
+        zeros, factors: float32 [rows]. sums, scales, shifts: float32 [columns·16].
         added: float32 rows `added_stride` apart, or 0. added_factor: address of a float32.
         tops: float32 [rows][16], become the maximum of what they are and the row's values, lane by lane.
     """
@@ -291,7 +291,7 @@ def int8_scores_tile(most: int, columns: int) -> Any:
         b,
         b_block_stride,
         groups,
-        minus_zeros,
+        zeros,
         factors,
         sums,
         scales,
@@ -304,9 +304,7 @@ def int8_scores_tile(most: int, columns: int) -> Any:
         tops,
     ):
         def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            rows, *operands, minus_zeros, factors, sums, scales, shifts, added, added_stride, added_factor, out, out_stride, tops = (
-                arguments
-            )
+            rows, *operands, zeros, factors, sums, scales, shifts, added, added_stride, added_factor, out, out_stride, tops = arguments
 
             def store(products: _Values, plus: bool) -> None:
                 out_rows = _offsets(builder, out, out_stride, len(products))
@@ -317,9 +315,9 @@ def int8_scores_tile(most: int, columns: int) -> Any:
                         _load(builder, _index(builder, each, 64 * j), F32X16) for each in (sums, scales, shifts)
                     )
                     for r, row in enumerate(products):
-                        minus_zero = _spread(builder, _index(builder, minus_zeros, 4 * r), 0, 1, F32X16, 4)
+                        zero = _spread(builder, _index(builder, zeros, 4 * r), 0, 1, F32X16, 4)
                         factor = _spread(builder, _index(builder, factors, 4 * r), 0, 1, F32X16, 4)
-                        product = lowering.fma(builder, minus_zero, key_sums, builder.sitofp(row[j], F32X16))
+                        product = lowering.fma(builder, builder.fneg(zero), key_sums, builder.sitofp(row[j], F32X16))
                         value = lowering.fma(builder, product, builder.fmul(factor, key_scales), key_shifts)
                         if plus:
                             more = _load(builder, _index(builder, added_rows[r], 64 * j), F32X16)

@@ -119,10 +119,6 @@ minimum = operation(f32x16, (f32x16, f32x16), _choose("<"))
 maximum = operation(f32x16, (f32x16, f32x16), _choose(">"))
 
 
-# Of the bits of floats: as unsigned integers, those of one sign are in the order of their magnitudes.
-minimum_u32 = operation(i32x16, (i32x16, i32x16), lambda b, x, y: b.select(b.icmp_unsigned("<", x, y), x, y))
-
-
 def _clamp_i32(builder: Any, value: ir.Value, low: ir.Value, high: ir.Value) -> ir.Value:
     low, high = (splat(builder, builder.trunc(each, I32), I32X16) for each in (low, high))
     value = builder.select(builder.icmp_signed("<", value, low), low, value)
