@@ -15,7 +15,7 @@ from tinybert_rt.config import ACTIVATIONS
 from tinybert_rt.kernels.jit import inline, outlined
 from tinybert_rt.kernels.math import activate
 from tinybert_rt.kernels.memory import load_i64, store_i64
-from tinybert_rt.kernels.panels import FLOAT_COLUMNS, INT8_COLUMNS, float_rows, int8_linear_rows
+from tinybert_rt.kernels.panels import FLOAT_COLUMNS, INT8_COLUMNS, INT8_ROWS, float_rows, int8_linear_rows
 from tinybert_rt.kernels.tile import ADD_RESIDUAL, AS_IT_IS, THROUGH_GELU
 from tinybert_rt.kernels.vector import load_f32x16, store_f32x16
 
@@ -66,9 +66,14 @@ def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, 
     elif epilogue == _GELU:
         finish = np.int64(THROUGH_GELU)
     later = epilogue >= 0 and epilogue != _GELU
+    # While the rows meet one panel of weights, the next one comes nearer, a part with each tile: with few rows, all wait for memory.
+    panel_bytes = block_stride * INT8_COLUMNS
+    tiles = max(1, (rows + INT8_ROWS - 1) // INT8_ROWS)
+    ahead_step = 64 * INT8_COLUMNS // tiles
     block = first
     while block < last:
         panel = weights.weight + block * block_stride
+        ahead = panel + panel_bytes
         for j in range(INT8_COLUMNS):
             store_i64(tile + 8 * j, _block_offset(target, block + j))
         column = 64 * block
@@ -91,7 +96,10 @@ def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, 
                 out_stride,
                 residual + row * out_stride,
                 tile,
+                ahead,
+                ahead_step,
             )
+            ahead += groups * ahead_step
             if later:
                 for j in range(INT8_COLUMNS):
                     at = out + load_i64(tile + 8 * j) + row * out_stride

@@ -101,8 +101,25 @@ _linear_tile = int8_linear_tile(INT8_ROWS, INT8_COLUMNS)
 
 @outlined
 def int8_linear_rows(
-    rows, a, a_stride, b, b_block_stride, groups, finish, scales, zeros, weight_scale, column_sum, bias, out, out_stride, residual, offsets
-):
+    rows,
+    a,
+    a_stride,
+    b,
+    b_block_stride,
+    groups,
+    finish,
+    scales,
+    zeros,
+    weight_scale,
+    column_sum,
+    bias,
+    out,
+    out_stride,
+    residual,
+    offsets,
+    ahead,
+    ahead_step,
+):  # type: ignore[no-untyped-def]
     """One tile of a linear layer of at most `rows` ≥ 1 rows; returns the number of rows done. See `tile.int8_linear_tile`."""
     height = tile_height(rows, INT8_ROWS)
     _linear_tile(
@@ -122,6 +139,8 @@ def int8_linear_rows(
         out_stride,
         residual,
         offsets,
+        ahead,
+        ahead_step,
     )
     return height
 

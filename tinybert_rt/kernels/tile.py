@@ -120,15 +120,14 @@ def _spread(builder: Any, address: ir.Value, lane: int, count: int, vector: ir.T
     return lowering.shuffle(builder, values, None, [lane] * vector.count)
 
 
-def _int8_sums(builder: Any, rows: int, columns: int, operands: Sequence[ir.Value]) -> _Values:
-    """The int32 accumulators of a tile, see `int8_tile` for the operands (all but the last two)."""
+def _int8_sums(builder: Any, rows: int, columns: int, operands: Sequence[ir.Value], ahead: Sequence[ir.Value] = ()) -> _Values:
+    """The int32 accumulators of a tile, see `int8_tile` for the operands (all but the last two).
+
+    ahead: none, or an address and a number of bytes: so many are brought nearer in each step, to be multiplied later.
+    """
     a, a_stride, b, b_block_stride, groups = operands
     a_rows = _offsets(builder, a, a_stride, rows)
     b_blocks = _offsets(builder, b, b_block_stride, columns)
-    # While this panel is multiplied, the next one comes nearer: with few rows, memory is what all wait for.
-    next_panel = builder.mul(b_block_stride, ir.Constant(I64, columns))
-    next_blocks = [builder.add(block, next_panel) for block in b_blocks]
-
     lanes = lowering.active().lanes_int8
     # Where the dot product is of shifted activations, one more row of zeros sums up what the shift does to the others.
     shifted = lowering.shifted_dot4()
@@ -142,8 +141,10 @@ def _int8_sums(builder: Any, rows: int, columns: int, operands: Sequence[ir.Valu
         a_offset = builder.mul(first, ir.Constant(I64, 4))
         b_offset = builder.mul(index, ir.Constant(I64, 64))
         weights = [_load(builder, builder.add(block, b_offset), I32X16) for block in b_blocks]
-        for block in next_blocks:
-            lowering.prefetch(builder, address_to_pointer(builder, builder.add(block, b_offset), ir.IntType(8)))
+        if ahead:
+            line = builder.add(ahead[0], builder.mul(index, ahead[1]))
+            for column in range(columns):
+                lowering.prefetch(builder, address_to_pointer(builder, _index(builder, line, 64 * column), ir.IntType(8)))
         result = []
         for row, accumulator in zip(all_rows, accumulators, strict=True):
             activation = zero if row is None else _spread(builder, builder.add(row, a_offset), lane, loaded, I32X16, 1)
@@ -205,11 +206,12 @@ def int8_linear_tile(most: int, columns: int) -> Any:
     """The tile of a linear layer: as `int8_tile`, but its values go from the accumulators to the layer's outputs in registers.
 
     int8_linear_tile(…)(rows, a, a_stride, b, b_block_stride, groups, finish, scales, zeros, weight_scale, column_sum, bias, out,
-    out_stride, residual, offsets): int64 arguments, strides in bytes; those before `finish` as in `int8_tile`.
+    out_stride, residual, offsets, ahead, ahead_step): int64 arguments, strides in bytes; those before `finish` as in `int8_tile`.
         finish: AS_IT_IS, ADD_RESIDUAL (the value at the same place of `residual`) or THROUGH_GELU (`math.gelu_near`).
         scales, zeros: float32 [rows].
         weight_scale, column_sum, bias: float32, int32, float32 [columns·16].
         out, residual: float32; row r of column block j is at offsets[j] + r·out_stride. offsets: int64 [columns].
+        ahead, ahead_step: weights that are wanted soon, and how many bytes of them are brought nearer for each of the groups.
     """
 
     @intrinsic
@@ -231,9 +233,11 @@ def int8_linear_tile(most: int, columns: int) -> Any:
         out_stride,
         residual,
         offsets,
+        ahead,
+        ahead_step,
     ):
         def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            rows, *operands, finish, scales, zeros, weight_scale, column_sum, bias, out, out_stride, residual, offsets = arguments
+            rows, *operands, finish, scales, zeros, weight_scale, column_sum, bias, out, out_stride, residual, offsets = arguments[:-2]
 
             def store(sums: _Values, last_step: Callable[[ir.Value, ir.Value], ir.Value]) -> None:
                 apart = _offsets(builder, ir.Constant(I64, 0), out_stride, len(sums))
@@ -251,7 +255,7 @@ def int8_linear_tile(most: int, columns: int) -> Any:
                         _store(builder, builder.add(out, place), last_step(value, place))
 
             def emit(height: int) -> None:
-                sums = _int8_sums(builder, height, columns, operands)
+                sums = _int8_sums(builder, height, columns, operands, arguments[-2:])
                 with builder.if_else(_equals(builder, finish, THROUGH_GELU)) as (then, otherwise):
                     with then:
                         constants = gelu_near_constants(builder)
@@ -265,7 +269,7 @@ def int8_linear_tile(most: int, columns: int) -> Any:
             _for_each_height(builder, rows, most, emit)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 16), codegen
+        return types.void(*[types.int64] * 18), codegen
 
     return tile
 
