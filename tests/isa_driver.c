@@ -5,7 +5,7 @@
 
 typedef long long int64;
 
-int64 dot_products(int64), int8_matrix(int64), float_matrix(int64);
+int64 dot_products(int64), int8_matrix(int64), linear_matrix(int64), float_matrix(int64);
 
 enum { READ = 63, WRITE = 64, EXIT = 93 };
 
@@ -36,7 +36,8 @@ void _start(void) {
         if (head[1] > (int64)sizeof memory || !transfer(READ, 0, memory.bytes, head[1])) linux_call(EXIT, 1, 0, 0);
         for (int i = 0; i < 16; i++)
             if (head[2] >> i & 1) memory.arguments[i] += (int64)memory.bytes;
-        (head[0] == 0 ? dot_products : head[0] == 1 ? int8_matrix : float_matrix)((int64)memory.bytes);
+        int64 (*const functions[])(int64) = {dot_products, int8_matrix, linear_matrix, float_matrix};
+        functions[head[0]]((int64)memory.bytes);
         if (!transfer(WRITE, 1, memory.bytes, head[1])) linux_call(EXIT, 1, 0, 0);
     }
     linux_call(EXIT, 0, 0, 0);

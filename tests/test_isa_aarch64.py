@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 import shutil
@@ -19,9 +20,10 @@ from test_kernels import pair_rule
 
 from tinybert_rt.isa import levels as isa
 from tinybert_rt.isa.levels import LEVELS, available_levels
+from tinybert_rt.kernels.tile import ADD_RESIDUAL, AS_IT_IS, THROUGH_GELU
 
 AARCH64 = [level.name for level in LEVELS if level.architecture == "aarch64"]
-FUNCTIONS = ["dot_products", "int8_matrix", "float_matrix"]  # as tests/isa_driver.c numbers them
+FUNCTIONS = ["dot_products", "int8_matrix", "linear_matrix", "float_matrix"]  # as tests/isa_driver.c numbers them
 # Level → a processor of QEMU that has no more than it needs.
 PROCESSOR = {"neon": "cortex-a53", "dotprod": "cortex-a76", "i8mm": "max"}
 # Levels that are exact without the pair rule.
@@ -100,7 +102,7 @@ def emulated(level: str, tmp_path_factory: pytest.TempPathFactory) -> Emulated:
 def test_tiles_are_made_of_the_levels_dot_product_and_stay_in_registers(name: str) -> None:
     text = emit(name, "--assembly").decode()
     blocks = [block for block in re.split(r"^\.LBB\w+:", text, flags=re.MULTILINE) if re.search(r"\tprfu?m\t", block)]
-    assert len(blocks) >= 2, "only the loops of the int8 tile prefetch"
+    assert len(blocks) >= 2, "only the loops of a linear layer's tile prefetch"
     for block in blocks:
         assert re.search(DOT_INSTRUCTION[name], block)
         assert not re.search(r"\b(str|stp|ldr|ldp|stur|ldur)\tq.*\[sp", block), "a vector is spilled"
@@ -171,6 +173,31 @@ def test_int8_tiles_are_exact(emulated: Emulated, rows: int) -> None:
         emulated("int8_matrix", [a, groups * 4, b, groups * 64, groups, rows, out, 192, 3])
         weights = b.transpose(0, 2, 1, 3).reshape(48, groups * 4)
         assert (out == a.astype(np.int64) @ weights.astype(np.int64).T).all()
+
+
+@pytest.mark.parametrize("finish", [AS_IT_IS, ADD_RESIDUAL, THROUGH_GELU])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7])
+def test_tiles_of_a_linear_layer(emulated: Emulated, rows: int, finish: int) -> None:
+    rng = np.random.default_rng(rows)
+    groups = 13
+    a = rng.integers(0, 256, (rows, groups * 4), np.uint8)
+    b = pair_rule(rng.integers(-128, 128, (1, groups, 16, 4)))
+    weights = b.transpose(0, 2, 1, 3).reshape(16, groups * 4)
+    scales, weight_scale = (0.01 + 0.01 * rng.random(count, np.float32) for count in (rows, 16))
+    zeros, column_sum = rng.integers(0, 256, rows).astype(np.float32), weights.sum(1, dtype=np.int32)
+    bias, residual, out = (
+        rng.normal(size=16).astype(np.float32),
+        rng.normal(size=(rows, 16)).astype(np.float32),
+        np.empty((rows, 16), np.float32),
+    )
+    tables = [scales, zeros, weight_scale, column_sum, bias, out, 64, residual, np.zeros(1, np.int64)]
+    emulated("linear_matrix", [rows, a, groups * 4, b, groups * 64, groups, finish, *tables])
+    exact = (a.astype(np.int64) @ weights.T - zeros[:, None] * column_sum.astype(np.float64)) * scales[:, None] * weight_scale + bias
+    if finish == ADD_RESIDUAL:
+        exact = exact + residual
+    if finish == THROUGH_GELU:
+        exact = exact * 0.5 * np.vectorize(math.erfc)(-exact / math.sqrt(2))
+    assert np.abs(out - exact).max() <= 4e-7 * np.abs(exact).max() + (6e-5 if finish == THROUGH_GELU else 1e-6)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4, 5, 6])

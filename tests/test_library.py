@@ -27,7 +27,7 @@ from tinybert_rt.aot.compiler import Compiler
 from tinybert_rt.aot.header import C_SOURCES, public_header, write_generated
 from tinybert_rt.aot.library import STATIC_FLAGS, kernel_objects, shim_objects
 from tinybert_rt.aot.targets import TARGETS, target_by_name, this_machine
-from tinybert_rt.engine.native import LIBRARY_VARIABLE
+from tinybert_rt.engine.native import LIBRARY_VARIABLE, native_levels
 from tinybert_rt.isa.levels import available_levels
 from tools.build_lib import main as build_main
 from tools.convert import convert
@@ -224,8 +224,11 @@ def test_two_processes_share_the_pages_of_a_model(examples: Path) -> None:
 def test_python_gets_the_same_bytes_from_the_library_and_from_kernels_compiled_in_place(
     library: Path, isa: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    path = library / "lib" / this_machine().shared_name  # type: ignore[union-attr]
+    if isa not in [level.name for level in native_levels(str(path))]:
+        pytest.skip(f"the library's {isa} is for other machines: it has one way to build a level")
     expected = tb.load(engine="jit").encode(SENTENCES)
-    monkeypatch.setenv(LIBRARY_VARIABLE, str(library / "lib" / this_machine().shared_name))  # type: ignore[union-attr]
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(path))
     model = tb.load(isa=isa, threads=2)
     assert model.engine == "native"
     assert model.encode(SENTENCES).tobytes() == expected.tobytes()

@@ -109,6 +109,15 @@ def fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Valu
     return _fma_by_doubles(builder, a, b, c)
 
 
+def fma_of_integers(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+    """As `fma`, of integers whose product and sum are below 2**53 in magnitude: doubles hold these exactly."""
+    if active().fused_multiply_add:
+        return fma(builder, a, b, c)
+    wide = ir.VectorType(F64, a.type.count)
+    a, b, c = (builder.fpext(each, wide) for each in (a, b, c))
+    return builder.fptrunc(builder.fadd(builder.fmul(a, b), c), F32X16)
+
+
 def in_register(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """A vector constant that the compiler keeps in a register, where a vector is one and registers are many; elsewhere as it is."""
     if active().vector_bits < 512:

@@ -249,7 +249,7 @@ def int8_linear_tile(most: int, columns: int) -> Any:
                     for r, row in enumerate(sums):
                         zero = _spread(builder, _index(builder, zeros, 4 * r), 0, 1, F32X16, 4)
                         scale = _spread(builder, _index(builder, scales, 4 * r), 0, 1, F32X16, 4)
-                        product = lowering.fma(builder, builder.fneg(zero), column_sums, builder.sitofp(row[j], F32X16))
+                        product = lowering.fma_of_integers(builder, builder.fneg(zero), column_sums, builder.sitofp(row[j], F32X16))
                         value = lowering.fma(builder, product, builder.fmul(weight_scales, scale), biases)
                         place = builder.add(offset, apart[r])
                         _store(builder, builder.add(out, place), last_step(value, place))
@@ -321,7 +321,7 @@ def int8_scores_tile(most: int, columns: int) -> Any:
                     for r, row in enumerate(products):
                         zero = _spread(builder, _index(builder, zeros, 4 * r), 0, 1, F32X16, 4)
                         factor = _spread(builder, _index(builder, factors, 4 * r), 0, 1, F32X16, 4)
-                        product = lowering.fma(builder, builder.fneg(zero), key_sums, builder.sitofp(row[j], F32X16))
+                        product = lowering.fma_of_integers(builder, builder.fneg(zero), key_sums, builder.sitofp(row[j], F32X16))
                         value = lowering.fma(builder, product, builder.fmul(factor, key_scales), key_shifts)
                         if plus:
                             more = _load(builder, _index(builder, added_rows[r], 64 * j), F32X16)
