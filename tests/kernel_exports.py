@@ -24,9 +24,9 @@ def map_exp2(count, x, y):
 
 
 @kernel
-def map_exp2_near(count, x, y):
+def map_exp2_levels(count, x, y):
     for i in range(0, count * 4, 64):
-        store_f32x16(y + i, vector_math.exp2_near(load_f32x16(x + i)))
+        store_f32x16(y + i, vector_math.exp2_levels(load_f32x16(x + i)))
 
 
 @kernel
@@ -62,8 +62,12 @@ def map_round(count, x, y):
 @kernel
 def sum_lanes(x, y):
     store_f32(y, vector.reduce_add(load_f32x16(x)))
-    store_f32(y + 4, vector.reduce_min(load_f32x16(x)))
-    store_f32(y + 8, vector.reduce_max(load_f32x16(x)))
+    store_f32(y + 4, vector.reduce_max(load_f32x16(x)))
+
+
+@kernel
+def group_bytes():
+    return rows.GROUP_BYTES
 
 
 @kernel
@@ -130,7 +134,7 @@ def exports():
     void = types.void
     return [
         ("map_exp2", map_exp2, void, [_I] * 3),
-        ("map_exp2_near", map_exp2_near, void, [_I] * 3),
+        ("map_exp2_levels", map_exp2_levels, void, [_I] * 3),
         ("map_gelu_near", map_gelu_near, void, [_I] * 3),
         ("map_log2", map_log2, void, [_I] * 3),
         ("map_activation", map_activation, void, [_I] * 4),
@@ -140,6 +144,7 @@ def exports():
         ("transpose", transpose, void, [_I] * 3),
         ("int8_matrix", int8_matrix, _I, [_I]),
         ("float_matrix", float_matrix, _I, [_I]),
+        ("group_bytes", group_bytes, _I, []),
         ("quantize_rows", rows.quantize_rows, void, [_I] * 9),
         ("layer_norm_rows", rows.layer_norm_rows, void, [_I] * 5 + [Norm.pointer, _F] + [_I] * 5),
         ("normalize_row", rows.normalize_row, void, [_I] * 2),

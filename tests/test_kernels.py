@@ -1,4 +1,4 @@
-"""Kernels against float64 and exact integer references, on every level of the machine; and the same bytes on all."""
+"""Kernels against float64 and exact integer references, on every level of the machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import LEVELS, Functions, compiled
+from conftest import Functions
 from scipy.special import erf
 
 EDGES = [1, 2, 3, 5, 6, 7, 12, 13, 17, 31]
@@ -56,10 +56,10 @@ def test_exp2_has_its_stated_relative_error(kernels: Functions) -> None:
 
 
 def test_short_polynomials_have_their_stated_errors(kernels: Functions) -> None:
-    x = np.linspace(-125, 127, 1 << 16).astype(np.float32)
+    x = np.concatenate([np.linspace(-125, 0, (1 << 16) - 16), [-0.0, -125.5, -126, -200, -1e30, *range(-11, 0)]]).astype(np.float32)
     y = np.empty_like(x)
-    kernels("map_exp2_near", x.size, at(x), at(y))
-    assert np.abs(y / np.exp2(x.astype(np.float64)) - 1).max() < 8e-5
+    kernels("map_exp2_levels", x.size, at(x), at(y))
+    assert np.abs(y / (255 * np.exp2(np.maximum(x, -125).astype(np.float64))) - 1).max() < 8e-5
     x = np.concatenate([np.linspace(-12, 12, (1 << 16) - 16), [0, -0.0, 1e30, -1e30, 1e-30, -1e-30, *range(10)]]).astype(np.float32)
     kernels("map_gelu_near", x.size, at(x), at(y))
     exact = 0.5 * x.astype(np.float64) * (1 + erf(x.astype(np.float64) / np.sqrt(2)))
@@ -128,8 +128,7 @@ def test_reductions_add_in_the_fixed_tree(kernels: Functions) -> None:
         half = tree.size // 2
         tree = tree[:half] + tree[half:]
     assert y[0] == tree[0]
-    assert y[1] == x.min()
-    assert y[2] == x.max()
+    assert y[1] == x.max()
 
 
 def test_transpose(kernels: Functions) -> None:
@@ -169,96 +168,6 @@ def test_float_product_is_a_chain_of_fma(kernels: Functions, rows: int, depth: i
     exact = np.einsum("rk,bkl->rbl", a.astype(np.float64), b.astype(np.float64)).reshape(rows, -1)
     magnitude = np.einsum("rk,bkl->rbl", np.abs(a), np.abs(b)).reshape(rows, -1)
     assert (np.abs(out - exact) <= tolerance(depth, 1.0) * magnitude).all()
-
-
-# ---------------------------------------------------------------- rows
-
-
-def quantized(kernels: Functions, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `quantize_rows` makes of float32 rows: u8 values, scales, zero points."""
-    rows, width = x.shape
-    q, scales, zeros = np.full((rows, width), 9, np.uint8), np.empty(rows, np.float32), np.empty(rows, np.float32)
-    scratch = aligned(4096, 0)
-    kernels("quantize_rows", at(x), width * 4, rows, width, at(q), width, at(scales), at(zeros), at(scratch))
-    return q, scales, zeros
-
-
-@pytest.mark.parametrize("width", [16, 64, 128, 384, 832, 7168])
-@pytest.mark.parametrize("rows", [1, 3, 16, 37])
-def test_quantize_rows_match_their_definition(kernels: Functions, rows: int, width: int) -> None:
-    x = random(rows, width, scale=2.0) + np.resize(np.float32([0, 5, -5]), (rows, 1))
-    q, scales, zeros = quantized(kernels, x)
-    low, high = np.minimum(x.min(1), 0), np.maximum(x.max(1), 0)
-    assert (scales == (high - low) / np.float32(255)).all()
-    inverse = np.float32(255) / (high - low)
-    assert (zeros == np.rint(-low * inverse)).all()
-    assert (q == np.clip(np.rint(x * inverse[:, None]) + zeros[:, None], 0, 255)).all()
-    assert (np.abs(scales[:, None] * (q.astype(np.float64) - zeros[:, None]) - x) <= scales[:, None] * 0.51 + 1e-6).all()
-
-
-def test_quantize_rows_of_zeros(kernels: Functions) -> None:
-    x = random(5, 64)
-    x[1] = 0
-    x[3] = 1e-31
-    q, scales, zeros = quantized(kernels, x)
-    assert (scales[[1, 3]] == 1).all()
-    assert not zeros[[1, 3]].any()
-    assert not q[[1, 3]].any()
-    assert q[[0, 2, 4]].any(1).all()
-
-
-@pytest.mark.parametrize("rows", [1, 17])
-@pytest.mark.parametrize("size", [16, 26, 64, 100, 312, 384, 7168])
-def test_layer_norm_rows(kernels: Functions, size: int, rows: int) -> None:
-    width = -(-size // 64) * 64
-    x = np.zeros((rows, width), np.float32)
-    x[:, :size] = random(rows, size) * 3 + 1
-    weight, bias = np.zeros(width, np.float32), np.zeros(width, np.float32)
-    weight[:size], bias[:size] = random(size, 2)[:, 0], random(size, 3)[:, 0]
-    norm = kernels.struct("kernel_norm", weight=at(weight), bias=at(bias))
-    x64 = x[:, :size].astype(np.float64)
-    exact = (x64 - x64.mean(1, keepdims=True)) / np.sqrt(x64.var(1, keepdims=True) + 1e-12) * weight[:size] + bias[:size]
-    out, scratch = x.copy(), aligned(4096, 0)
-    kernels("layer_norm_rows", at(out), width * 4, rows, size, width, norm, 1e-12, 0, 0, 0, 0, at(scratch))
-    assert np.abs(out[:, :size] - exact).max() < 2e-6 * np.abs(exact).max()
-    assert (out[:, size:] == 0).all()
-    q, scales, zeros = np.empty((rows, width), np.uint8), np.empty(rows, np.float32), np.empty(rows, np.float32)
-    kernels("layer_norm_rows", at(x), width * 4, rows, size, width, norm, 1e-12, at(q), width, at(scales), at(zeros), at(scratch))
-    assert (x == out).all()
-    for one, other in zip((q, scales, zeros), quantized(kernels, out), strict=True):
-        assert (one == other).all()
-
-
-@pytest.mark.parametrize("tokens", [1, 2, 7, 40])
-def test_pooling_and_normalization(kernels: Functions, tokens: int) -> None:
-    x = random(tokens, 128)
-    out = np.empty(128, np.float32)
-    kernels("pool_mean", at(x), tokens, 128, at(out))
-    assert np.allclose(out, x.astype(np.float64).mean(0), atol=1e-6)
-    kernels("normalize_row", at(out), 128)
-    assert abs(np.linalg.norm(out.astype(np.float64)) - 1) < 1e-6
-    kernels("pool_max", at(x), tokens, 128, at(out))
-    assert (out == x.max(0)).all()
-
-
-def test_normalizing_zeros_gives_zeros(kernels: Functions) -> None:
-    x = np.zeros(64, np.float32)
-    kernels("normalize_row", at(x), 64)
-    assert (x == 0).all()
-
-
-def test_a_norm_that_overflows_is_not_silent(kernels: Functions) -> None:
-    x = np.full(64, 1e30, np.float32)
-    kernels("normalize_row", at(x), 64)
-    assert np.isnan(x).all()
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_non_finite_values_are_found(kernels: Functions, bad: float) -> None:
-    x = random(128)
-    assert kernels("is_finite_row", at(x), 128) == 1
-    x[77] = bad
-    assert kernels("is_finite_row", at(x), 128) == 0
 
 
 # ---------------------------------------------------------------- attention
@@ -314,7 +223,8 @@ def test_attention_probabilities(kernels: Functions, tokens: int, head_size: int
 
 @pytest.mark.parametrize("tokens", [*EDGES, 64, 128, 130, 300])
 @pytest.mark.parametrize("head_size", [16, 26, 32, 48, 64, 80])
-def test_attention_head_int8(kernels: Functions, tokens: int, head_size: int) -> None:
+@pytest.mark.parametrize("more", [False, True])
+def test_attention_head_int8(kernels: Functions, tokens: int, head_size: int, more: bool) -> None:
     """Near the exact softmax of the unquantized heads, within what the steps of the quantized operands allow."""
     width = -(-head_size // 16) * 16
     padded = -(-tokens // 16) * 16
@@ -325,12 +235,14 @@ def test_attention_head_int8(kernels: Functions, tokens: int, head_size: int) ->
     v[: tokens // 3] *= np.float32(1e-3)  # tokens of small values
     v[tokens // 2 : tokens // 2 + 1] = 0
     out = np.zeros((tokens, width), np.float32)
-    scratch = aligned(kernels("attention_int8_bytes", padded, width) + 64, 7)
+    scratch = aligned(kernels("attention_int8_bytes", padded, width) + 64, 255)  # floats that are not numbers
     scale = float(np.float32(1 / np.sqrt(head_size)))
-    kernels("attention_head_int8", at(q), at(k), at(v), tokens, width, scale, 0, 0, at(out), width * 4, at(scratch))
-    assert (scratch[-64:] == 7).all(), "the kernel wrote behind its scratch"
+    added = random(tokens, padded, scale=3.0) if more else np.zeros((tokens, padded), np.float32)
+    more_at = at(added) if more else 0
+    kernels("attention_head_int8", at(q), at(k), at(v), tokens, width, scale, more_at, padded * 4, at(out), width * 4, at(scratch))
+    assert (scratch[-64:] == 255).all(), "the kernel wrote behind its scratch"
     q64, k64, v64 = (array[:tokens].astype(np.float64) for array in (q, k, v))
-    scores = q64 @ k64.T * scale
+    scores = (q64 @ k64.T + added[:, :tokens]) * scale
     weights = np.exp(scores - scores.max(1, keepdims=True))
     weights /= weights.sum(1, keepdims=True)
     step_q, step_k = np.ptp(q64, 1, keepdims=True) / 255, np.maximum(np.abs(k64).max(1), np.abs(k64[:, ::2] + k64[:, 1::2]).max(1)) / 127
@@ -353,7 +265,7 @@ def test_attention_int8_is_its_integers(kernels: Functions) -> None:
     out = np.zeros((tokens, width), np.float32)
     scratch = aligned(kernels("attention_int8_bytes", 48, width), 0)
     kernels("attention_head_int8", at(q), at(k), at(v), tokens, width, 1.0, 0, 0, at(out), width * 4, at(scratch))
-    assert np.abs(out - v[:tokens].astype(np.float64).mean(0)).max() < 64 * 8e-5, "the relative error of exp2_near"
+    assert np.abs(out - v[:tokens].astype(np.float64).mean(0)).max() < 64 * 8e-5, "the relative error of exp2_levels"
     q[:tokens, 3], k[5, 3] = 255.0, 127.0
     kernels("attention_head_int8", at(q), at(k), at(v), tokens, width, 1.0, 0, 0, at(out), width * 4, at(scratch))
     assert np.abs(out - v[5]).max() < 64 * 8e-5
@@ -368,40 +280,3 @@ def test_attention_int8_of_infinite_values_is_infinite(kernels: Functions, which
     scratch = aligned(kernels("attention_int8_bytes", 16, 32), 0)
     kernels("attention_head_int8", *(at(each) for each in heads), 7, 32, 0.17, 0, 0, at(out), 128, at(scratch))
     assert not np.isfinite(out).any()
-
-
-# ---------------------------------------------------------------- the promise
-
-
-def test_every_level_gives_the_same_bytes() -> None:
-    """Float kernels on all levels of this machine, compared bit by bit."""
-    digests = set()
-    for level in LEVELS:
-        kernels = compiled(level, "kernel_exports")
-        x = random(37, 384, scale=3.0)
-        results = [x]
-        for kind in (0, 1, 2):
-            y = np.empty_like(x)
-            kernels("map_activation", kind, x.size, at(x), at(y))
-            results.append(y)
-        y = np.empty_like(x)
-        kernels("map_exp2", x.size, at(x), at(y))
-        weights = random(8, 384, 16)
-        product = np.empty((37, 128), np.float32)
-        arguments = np.array([at(x), 1536, at(weights), 384 * 64, 64, 384, 8, 37, at(product), 512], np.int64)
-        kernels("float_matrix", at(arguments))
-        q, scales, zeros = quantized(kernels, x)
-        heads = random(3, 128, 32)
-        context = np.empty((37, 32), np.float32)
-        scratch = np.zeros(kernels("attention_bytes", 64, 32) // 4, np.float32)
-        kernels("attention_head", at(heads[0]), at(heads[1]), at(heads[2]), 37, 32, 0.17, 0, 0, at(context), 128, at(scratch), 64)
-        results += [y, product, q, scales, zeros, context]
-        for tokens, width in ((37, 32), (130, 16), (300, 80)):
-            heads = random(3, 304, width)
-            context = np.empty((tokens, width), np.float32)
-            scratch = aligned(kernels("attention_int8_bytes", 304, width), 0)
-            q, k, v = (at(each) for each in heads)
-            kernels("attention_head_int8", q, k, v, tokens, width, 0.17, 0, 0, at(context), width * 4, at(scratch))
-            results.append(context)
-        digests.add(hashlib.sha256(b"".join(each.tobytes() for each in results)).hexdigest())
-    assert len(digests) == 1

@@ -39,13 +39,14 @@ def row_target(kernels: Functions, out: np.ndarray, residual: np.ndarray) -> obj
 
 @pytest.mark.parametrize("rows", EDGES)
 @pytest.mark.parametrize("epilogue", EPILOGUES)
-@pytest.mark.parametrize("inputs", [5, 64, 131])
+@pytest.mark.parametrize("inputs", [5, 64, 131, 3072])
 def test_int8_layer_is_the_formula(kernels: Functions, rows: int, epilogue: str, inputs: int) -> None:
-    """y = scale_x·scale_w·(Σ q_x·q_w − zero·Σ q_w) + bias, the sums exact, and then the epilogue."""
-    outputs, stride = 128, 192
+    """y = scale_x·scale_w·(Σ q_x·q_w − zero·Σ q_w) + bias, the sums exact until they are float32, and then the epilogue."""
+    outputs, stride = 128, max(192, inputs)
     rng = np.random.default_rng(rows * 997 + inputs)
     x = rng.integers(0, 256, (rows, stride), np.uint8)
     weight = pair_rule(rng.integers(-127, 128, (outputs, inputs + inputs % 2)))[:, :inputs]
+    weight[1], x[0] = 63, 255  # sums beyond 2**24, where float32 has gaps
     scales, zeros = (rng.random(rows) * 0.01 + 0.001).astype(np.float32), rng.integers(0, 256, rows).astype(np.float32)
     weight_scale, bias = (rng.random(outputs) * 0.01).astype(np.float32), random(outputs)
     column_sum = weight.astype(np.int32).sum(1, dtype=np.int32)
@@ -67,6 +68,7 @@ def test_int8_layer_is_the_formula(kernels: Functions, rows: int, epilogue: str,
     value = sums * (scales[:, None].astype(np.float64) * weight_scale) + bias
     exact = finish(value, EPILOGUES[epilogue], residual)
     near = 6e-5 if EPILOGUES[epilogue] == GELU else 0.0
+    near += (np.abs(x[:, :inputs].astype(np.int64) @ weight.astype(np.int64).T) * (scales[:, None] * weight_scale)).max() * 2.0**-24
     assert np.abs(out - exact).max() <= 4e-7 * (np.abs(value).max() + np.abs(residual).max() + 1) + near
 
 

@@ -22,12 +22,12 @@ from tinybert_rt.kernels.attention_probabilities import probabilities_bytes
 from tinybert_rt.kernels.attention_relative import relative_bytes
 from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.memory import store_f32, take
-from tinybert_rt.kernels.panels import FLOAT_COLUMNS, FLOAT_ROWS, INT8_COLUMNS, INT8_ROWS, NARROW_COLUMNS
+from tinybert_rt.kernels.panels import FLOAT_COLUMNS, FLOAT_ROWS, NARROW_COLUMNS
 from tinybert_rt.kernels.rows import GROUP_BYTES
 from tinybert_rt.kernels.struct_types import struct_at
 from tinybert_rt.text.limits import WORD_SCRATCH_BYTES
 
-TILE_BYTES = max(64 * (max(INT8_ROWS * INT8_COLUMNS, FLOAT_ROWS * FLOAT_COLUMNS) + 1), GROUP_BYTES)
+TILE_BYTES = max(64 * FLOAT_ROWS * FLOAT_COLUMNS, GROUP_BYTES)
 _KEY_MULTIPLE = 16 * NARROW_COLUMNS
 _SLICE_BYTES = Slice.size
 _WORKER_BYTES = Worker.size

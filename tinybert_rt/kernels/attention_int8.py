@@ -19,7 +19,7 @@ import numpy as np
 
 from tinybert_rt.kernels.jit import inline, kernel, outlined
 from tinybert_rt.kernels.math import exp2, exp2_levels, log2
-from tinybert_rt.kernels.memory import load_f32, store_f32, take
+from tinybert_rt.kernels.memory import load_f32, take
 from tinybert_rt.kernels.panels import INT8_ROWS, int8_product, int8_scores
 from tinybert_rt.kernels.rows import GROUP_BYTES, quantize_rows
 from tinybert_rt.kernels.vector import (
@@ -43,7 +43,7 @@ from tinybert_rt.kernels.vector import (
     swap_neighbours,
     to_f32,
     transpose_f32,
-    where_at_least,
+    where_below,
 )
 
 _F = np.float32
@@ -61,6 +61,9 @@ _ONES = 0x01010101
 
 BLOCK = 128
 """Keys whose weights share one scale."""
+
+_BLOCK_BYTES = max(2048 + 64, GROUP_BYTES)
+"""Scratch while the operands are prepared."""
 
 _ROWS = 8
 """Queries that are alive at a time, at most: as many as the reductions over rows take."""
@@ -111,7 +114,7 @@ def _prepare_keys(keys, tokens, padded, head_width, out, scales, sums, block):  
             store_f32x16(block + 64 * r, _pair_magnitudes(row + r * head_width * 4, head_width))
         largest = first_lanes(tokens - token, max_16_rows(block), none)
         worst = maximum(largest, worst)
-        store_f32x16(inverses, where_at_least(largest, splat_f32(_SMALLEST), limit / largest, none))
+        store_f32x16(inverses, where_below(largest, splat_f32(_SMALLEST), none, limit / largest))
         store_f32x16(scales + 4 * token, largest / limit)
         total = splat_i32(0)
         target = out + (token >> 4) * groups * 64
@@ -178,8 +181,7 @@ def _prepare_values(values, tokens, padded, head_width, out, shifts, inverse_sca
 def _weights_of_block(scores, count, inverse_scales, peak, out, total):  # type: ignore[no-untyped-def]
     """One query's weights for a block of keys: scores s + log2 scale_v become 255·p relative to their maximum `peak`, as u8 at `out`.
 
-    Stores 255·Σ e·2**−maximum at `total`, lane by lane. Float32 holds the corrected products exactly: they are below 2**24 for
-    heads of up to 500 elements.
+    Stores 255·Σ e·2**−maximum at `total`, lane by lane.
     """
     peaks = splat_f32(peak)
     added = splat_f32(_ZERO)
@@ -214,7 +216,7 @@ def attention_int8_bytes(max_tokens, head_width):  # type: ignore[no-untyped-def
     operands = (max_tokens >> 4) * groups * 64 + (head_width >> 4) * (max_tokens >> 2) * 64
     tables = 6 * max_tokens * 4
     rows = max_tokens * head_width + _ROWS * (BLOCK * 4 + max_tokens + head_width * 4 + 128) + 2 * 64 * _blocks(max_tokens)
-    return operands + tables + GROUP_BYTES + rows + 64 * 12
+    return operands + tables + _BLOCK_BYTES + rows + 64 * 11
 
 
 @outlined
@@ -236,19 +238,20 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, added,
 
     key_weights = scratch
     value_weights = take(key_weights, (padded >> 4) * groups * 64)
-    scales = take(value_weights, (head_width >> 4) * key_groups * 64)
-    sums = scales + padded * 4
-    shifts = sums + padded * 4
-    inverse_scales = shifts + padded * 4
-    factors = inverse_scales + padded * 4
-    zeros = factors + padded * 4
-    q = zeros + padded * 4
-    group = take(q, padded * head_width)
-    worst = _prepare_keys(keys, tokens, padded, head_width, key_weights, scales, sums, group)
-    worst = max(_prepare_values(values, tokens, padded, head_width, value_weights, shifts, inverse_scales, group), worst)
-    worst = max(_quantize_queries(queries, tokens, head_width, scale, q, factors, zeros, group), worst)
+    table = padded * 4
+    sums = take(value_weights, (head_width >> 4) * key_groups * 64)
+    scales = sums + table
+    shifts = scales + table
+    inverse_scales = shifts + table
+    factors = inverse_scales + table
+    zeros = factors + table
+    q = zeros + table
+    block_scratch = take(q, padded * head_width)
+    worst = _prepare_keys(keys, tokens, padded, head_width, key_weights, scales, sums, block_scratch)
+    worst = max(_prepare_values(values, tokens, padded, head_width, value_weights, shifts, inverse_scales, block_scratch), worst)
+    worst = max(_quantize_queries(queries, tokens, head_width, scale, q, factors, zeros, block_scratch), worst)
 
-    scores = take(group, GROUP_BYTES)
+    scores = take(block_scratch, _BLOCK_BYTES)
     p = scores + _ROWS * BLOCK * 4
     context = take(p, _ROWS * padded)
     tops = context + _ROWS * stride
@@ -256,8 +259,6 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, added,
     # Of each block of keys: the maxima and the sums of the queries, a lane for each.
     peaks = sums_of_rows + _ROWS * 64
     totals = peaks + blocks * 64
-    added_factor = totals + blocks * 64
-    store_f32(added_factor, scale * _LOG2_E)
     row = 0
     while row < tokens:
         count = min(INT8_ROWS, tokens - row)
@@ -276,14 +277,12 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, added,
                 groups * 64,
                 groups,
                 keys_here >> 4,
-                zeros + 4 * row,
                 factors + 4 * row,
                 sums + 4 * first,
-                scales + 4 * first,
-                shifts + 4 * first,
+                table,
                 0 if added == 0 else added + row * added_stride + 4 * first,
                 added_stride,
-                added_factor,
+                scale * _LOG2_E,
                 scores,
                 score_stride,
                 tops,

@@ -35,7 +35,8 @@ def score_stride(tokens):  # type: ignore[no-untyped-def]
 
 @kernel
 def relative_bytes(max_tokens, head_width, relative_width):  # type: ignore[no-untyped-def]
-    """Scratch of `relative_scores`: two matrices of scores, quantized rows with scales and zero points, a tile, and a block of 16×16.
+    """Scratch of `relative_scores`: two matrices of scores, quantized rows with scales and zero points and what quantizing needs, a
+    tile, and a block of 16×16.
 
     A tile may have all columns of a head: buckets rise by as much as the file says, not by 1 from one distance to the next.
     """

@@ -1,6 +1,6 @@
 """Linear layers with fused epilogues: dequantization, bias, residual or activation in one pass over the tile.
 
-int8:   y[r, n] = scale_x[r]·scale_w[n]·(Σ_k q_x[r, k]·q_w[n, k] − zero_x[r]·Σ_k q_w[n, k]) + bias[n]
+int8:   y[r, n] = scale_x[r]·scale_w[n]·(Σ_k q_x[r, k]·q_w[n, k] − zero_x[r]·Σ_k q_w[n, k]) + bias[n], the sums in int32
 float:  y[r, n] = Σ_k x[r, k]·w[n, k] + bias[n]
 
 Outputs go to rows, or to heads: column block c of the query, key and value parts goes to its own head's rows, so that
@@ -66,10 +66,11 @@ def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, 
     elif epilogue == _GELU:
         finish = np.int64(THROUGH_GELU)
     later = epilogue >= 0 and epilogue != _GELU
-    # While the rows meet one panel of weights, the next one comes nearer, a part with each tile: with few rows, all wait for memory.
+    # While the rows meet one panel of weights, the next one comes nearer, a part with each tile: memory is then never asked for more
+    # than it can give at a time. With few rows, it is what all wait for.
     panel_bytes = block_stride * INT8_COLUMNS
     tiles = max(1, (rows + INT8_ROWS - 1) // INT8_ROWS)
-    ahead_step = 64 * INT8_COLUMNS // tiles
+    ahead_step = (64 * INT8_COLUMNS + tiles - 1) // tiles
     block = first
     while block < last:
         panel = weights.weight + block * block_stride

@@ -96,27 +96,18 @@ def exp2(x):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _exp2_cubic(x, magic, factor):  # type: ignore[no-untyped-def]
-    """factor·2**(x + n) of f32x16 by a polynomial of degree 3; magic: _ROUND_MAGIC + n."""
-    shifted = x + splat_f32(magic)
-    fraction = x - (shifted - splat_f32(magic))
-    power = fma(splat_f32(_N3 * factor), fraction, splat_f32(_N2 * factor))
-    power = fma(power, fraction, splat_f32(_N1 * factor))
-    power = fma(power, fraction, splat_f32(_N0 * factor))
-    return as_f32(as_i32(power) + (as_i32(shifted) << splat_i32(23)))
-
-
-@inline
-def exp2_near(x):  # type: ignore[no-untyped-def]
-    """2**x of f32x16, −125 ≤ x ≤ 127; relative error below 8e-5, for results that are rounded to 8 bits next."""
-    return _exp2_cubic(x, _ROUND_MAGIC, _ONE)
-
-
-@inline
 def exp2_levels(x):  # type: ignore[no-untyped-def]
-    """255·2**x of f32x16, x ≤ 0, with the error of `exp2_near`; x below −125 gives what −125 gives."""
+    """255·2**x of f32x16, x ≤ 0, for results that are rounded to 8 bits next; relative error below 8e-5.
+
+    x below −125 gives what −125 gives.
+    """
     x = maximum(x, splat_f32(_LOWEST))
-    return _exp2_cubic(x, _ROUND_MAGIC + _F(8.0), _LEVELS)
+    shifted = x + splat_f32(_ROUND_MAGIC + _F(8.0))  # 255 = 255/256·2**8
+    fraction = x - (shifted - splat_f32(_ROUND_MAGIC + _F(8.0)))
+    power = fma(splat_f32(_N3 * _LEVELS), fraction, splat_f32(_N2 * _LEVELS))
+    power = fma(power, fraction, splat_f32(_N1 * _LEVELS))
+    power = fma(power, fraction, splat_f32(_N0 * _LEVELS))
+    return as_f32(as_i32(power) + (as_i32(shifted) << splat_i32(23)))
 
 
 @inline
@@ -152,7 +143,7 @@ def gelu(x):  # type: ignore[no-untyped-def]
 
 
 def gelu_near_constants(builder: Any) -> list[ir.Value]:
-    """What `build_gelu_near` needs, kept in registers: as operands from memory, they would take longer than the sums."""
+    """What `build_gelu_near` needs, once for all the vectors of a tile: read from memory for each, they would take longer than the sums."""
     floats = [lowering.in_register(builder, lowering.constant_vector(F32, float(value))) for value in (-1.0, _ROUND_MAGIC, *_H, *_M)]
     return [lowering.constant_vector(I32, int(_GELU_CUT.view(np.int32))), *floats]
 

@@ -47,53 +47,19 @@ def _score_rows(columns):
 
     @outlined
     def score_rows(
-        rows,
-        q,
-        q_stride,
-        k,
-        k_block_stride,
-        groups,
-        zeros,
-        factors,
-        sums,
-        scales,
-        shifts,
-        added,
-        added_stride,
-        added_factor,
-        out,
-        out_stride,
-        tops,
+        rows, q, q_stride, k, k_stride, groups, per_query, per_key, table_stride, added, added_stride, factor, out, out_stride, tops
     ):
         height = tile_height(rows, INT8_ROWS)
-        tile(
-            height,
-            q,
-            q_stride,
-            k,
-            k_block_stride,
-            groups,
-            zeros,
-            factors,
-            sums,
-            scales,
-            shifts,
-            added,
-            added_stride,
-            added_factor,
-            out,
-            out_stride,
-            tops,
-        )
+        tile(height, q, q_stride, k, k_stride, groups, per_query, per_key, table_stride, added, added_stride, factor, out, out_stride, tops)
         return height
 
     return score_rows
 
 
-int8_rows = _int8_rows(INT8_COLUMNS)
+_int8_rows_wide = _int8_rows(INT8_COLUMNS)
 _int8_rows_2 = _int8_rows(min(INT8_COLUMNS, 2))
 _int8_rows_1 = _int8_rows(1)
-_score_rows_4 = _score_rows(INT8_COLUMNS)
+_score_rows_wide = _score_rows(INT8_COLUMNS)
 _score_rows_2 = _score_rows(min(INT8_COLUMNS, 2))
 _score_rows_1 = _score_rows(1)
 _linear_tile = int8_linear_tile(INT8_ROWS, INT8_COLUMNS)
@@ -147,99 +113,34 @@ def int8_linear_rows(
 
 @kernel
 def int8_scores(
-    rows,
-    q,
-    q_stride,
-    k,
-    k_block_stride,
-    groups,
-    blocks,
-    zeros,
-    factors,
-    sums,
-    scales,
-    shifts,
-    added,
-    added_stride,
-    added_factor,
-    out,
-    out_stride,
-    tops,
+    rows, q, q_stride, k, k_stride, groups, blocks, per_query, per_key, table_stride, added, added_stride, factor, out, out_stride, tops
 ):  # type: ignore[no-untyped-def]
     """Scores of at most INT8_ROWS queries and `blocks` ≥ 1 blocks of keys; returns the number of queries done.
 
-    The other arguments are those of `tile.int8_scores_tile`.
+    k_stride: bytes from one block of keys to the next. factor: `added_factor`. The other arguments are those of `tile.int8_scores_tile`.
     """
     done = 0
     block = 0
-    while block + INT8_COLUMNS <= blocks:
-        at = 64 * block
-        more = 0 if added == 0 else added + at
-        done = _score_rows_4(
-            rows,
-            q,
-            q_stride,
-            k + block * k_block_stride,
-            k_block_stride,
-            groups,
-            zeros,
-            factors,
-            sums + at,
-            scales + at,
-            shifts + at,
-            more,
-            added_stride,
-            added_factor,
-            out + at,
-            out_stride,
-            tops,
-        )
-        block += INT8_COLUMNS
-    if INT8_COLUMNS > 2 and block + 2 <= blocks:
-        at = 64 * block
-        more = 0 if added == 0 else added + at
-        done = _score_rows_2(
-            rows,
-            q,
-            q_stride,
-            k + block * k_block_stride,
-            k_block_stride,
-            groups,
-            zeros,
-            factors,
-            sums + at,
-            scales + at,
-            shifts + at,
-            more,
-            added_stride,
-            added_factor,
-            out + at,
-            out_stride,
-            tops,
-        )
-        block += 2
-    if INT8_COLUMNS > 1 and block < blocks:
-        at = 64 * block
-        more = 0 if added == 0 else added + at
-        done = _score_rows_1(
-            rows,
-            q,
-            q_stride,
-            k + block * k_block_stride,
-            k_block_stride,
-            groups,
-            zeros,
-            factors,
-            sums + at,
-            scales + at,
-            shifts + at,
-            more,
-            added_stride,
-            added_factor,
-            out + at,
-            out_stride,
-            tops,
-        )
+    while block < blocks:
+        panel = k + block * k_stride
+        keys = per_key + 64 * block
+        more = 0 if added == 0 else added + 64 * block
+        to = out + 64 * block
+        if block + INT8_COLUMNS <= blocks:
+            done = _score_rows_wide(
+                rows, q, q_stride, panel, k_stride, groups, per_query, keys, table_stride, more, added_stride, factor, to, out_stride, tops
+            )
+            block += INT8_COLUMNS
+        elif INT8_COLUMNS > 2 and block + 2 <= blocks:
+            done = _score_rows_2(
+                rows, q, q_stride, panel, k_stride, groups, per_query, keys, table_stride, more, added_stride, factor, to, out_stride, tops
+            )
+            block += 2
+        else:
+            done = _score_rows_1(
+                rows, q, q_stride, panel, k_stride, groups, per_query, keys, table_stride, more, added_stride, factor, to, out_stride, tops
+            )
+            block += 1
     return done
 
 
@@ -252,7 +153,7 @@ def int8_product(rows, a, a_stride, b, b_block_stride, groups, blocks, out, out_
     done = 0
     block = 0
     while block + INT8_COLUMNS <= blocks:
-        done = int8_rows(rows, a, a_stride, b + block * b_block_stride, b_block_stride, groups, out + 64 * block, out_stride)
+        done = _int8_rows_wide(rows, a, a_stride, b + block * b_block_stride, b_block_stride, groups, out + 64 * block, out_stride)
         block += INT8_COLUMNS
     if INT8_COLUMNS > 2 and block + 2 <= blocks:
         done = _int8_rows_2(rows, a, a_stride, b + block * b_block_stride, b_block_stride, groups, out + 64 * block, out_stride)

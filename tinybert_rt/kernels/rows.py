@@ -1,4 +1,4 @@
-"""Kernels over one row of activations: quantization, layer normalization, embedding lookup, pooling.
+"""Kernels over rows of activations: quantization, layer normalization, embedding lookup, pooling.
 
 A row is float32, its width padded to a multiple of 64 elements with zeros. Sums use four 16-lane accumulators over
 vectors 4i, 4i+1, 4i+2, 4i+3, joined as (0+1)+(2+3), then the fixed tree of `vector.reduce_add`.
@@ -33,7 +33,7 @@ from tinybert_rt.kernels.vector import (
     store_i32x16,
     store_u8x16,
     to_f32,
-    where_at_least,
+    where_below,
 )
 
 _F = np.float32
@@ -45,14 +45,16 @@ _HUGE = _F(3.0e38)
 
 
 _GROUP = 16
-_GROUP_ELEMENTS = 6144
-_HIGHS = 64 * _GROUP
-_FIRST = 2 * _HIGHS
-_SECOND = _FIRST + 64
-_THIRD = _SECOND + 64
-_FOURTH = _THIRD + 64
-GROUP_BYTES = _FOURTH + 64
-"""Scratch of the kernels over several rows: two vectors for each row of a group, and four vectors of one number for each row.
+_GROUP_ELEMENTS = 6144  # 24 KiB, which the first-level cache holds beside the weights of a normalization
+# In the scratch of a group, behind the rows' vectors (minima, then maxima), a vector each with one number for each row.
+_MAXIMA = 64 * _GROUP
+_MEAN = 2 * _MAXIMA
+_FACTOR = _MEAN + 64
+_INVERSE = _FACTOR + 64
+_ZERO_POINT = _INVERSE + 64
+_SCALE = _ZERO_POINT + 64
+GROUP_BYTES = _SCALE + 64
+"""Scratch of the kernels over several rows.
 
 Rows are taken in groups, as many as fit the first-level cache, and what is one number for a row is worked out for all of them at once.
 """
@@ -68,7 +70,8 @@ def quantize_rows(x, x_stride, rows, width, q, q_stride, scales, zeros, scratch)
     """Rows to u8, each with its own scale and zero point: x ≈ scale·(q − zero).
 
     The range always includes 0, so that zero is exact: scale = (max(x, 0) − min(x, 0))/255, zero = round(−min/scale),
-    q = round(x/scale) + zero, rounding half to even. A row whose range is below 1e-30 becomes zeros with scale 1.
+    q = round(x/scale) + zero, rounding half to even. A row whose range is below 1e-30 becomes zeros with scale 1. The scale of a row
+    of NaN is NaN: what is computed from it shows what it was.
 
     Args:
         x: float32 [rows][width], rows x_stride bytes apart, width a multiple of 16. q: u8 [rows][width], rows q_stride apart.
@@ -83,10 +86,10 @@ def quantize_rows(x, x_stride, rows, width, q, q_stride, scales, zeros, scratch)
             high = low
             for i in range(0, width * 4, 64):
                 value = load_f32x16(group + r * x_stride + i)
-                low = minimum(value, low)
-                high = maximum(value, high)
+                low = minimum(low, value)
+                high = maximum(high, value)
             store_f32x16(scratch + 64 * r, low)
-            store_f32x16(scratch + _HIGHS + 64 * r, high)
+            store_f32x16(scratch + _MAXIMA + 64 * r, high)
         _quantize_group(group, x_stride, count, width, q + first * q_stride, q_stride, scales + 4 * first, zeros + 4 * first, scratch)
 
 
@@ -94,22 +97,21 @@ def quantize_rows(x, x_stride, rows, width, q, q_stride, scales, zeros, scratch)
 def _quantize_group(x, x_stride, rows, width, q, q_stride, scales, zeros, scratch):  # type: ignore[no-untyped-def]
     """See `quantize_rows`; the rows' extremes lie in the scratch, lane by lane."""
     low = min_16_rows(scratch)
-    spread = max_16_rows(scratch + _HIGHS) - low
+    spread = max_16_rows(scratch + _MAXIMA) - low
     smallest = splat_f32(_SMALLEST_RANGE)
-    inverse = where_at_least(spread, smallest, splat_f32(_LEVELS) / spread, splat_f32(_ZERO))
-    store_f32x16(scratch + _FIRST, inverse)
-    zero_points = clamp_i32(round_to_i32(negative(low) * inverse), 0, 255)
-    store_i32x16(scratch + _SECOND, zero_points)
-    store_f32x16(scratch + _FOURTH, to_f32(zero_points))
-    store_f32x16(scratch + _THIRD, where_at_least(spread, smallest, spread / splat_f32(_LEVELS), splat_f32(_ONE)))
+    inverse = where_below(spread, smallest, splat_f32(_ZERO), splat_f32(_LEVELS) / spread)
+    store_f32x16(scratch + _INVERSE, inverse)
+    store_i32x16(scratch + _ZERO_POINT, clamp_i32(round_to_i32(negative(low) * inverse), 0, 255))
+    store_f32x16(scratch + _SCALE, where_below(spread, smallest, splat_f32(_ONE), spread / splat_f32(_LEVELS)))
     top = splat_i32(255)
     for r in range(rows):
-        store_f32(zeros + 4 * r, load_f32(scratch + _FOURTH + 4 * r))
-        store_f32(scales + 4 * r, load_f32(scratch + _THIRD + 4 * r))
-        inverses = splat_f32(load_f32(scratch + _FIRST + 4 * r))
-        zero_point = splat_i32(load_i32(scratch + _SECOND + 4 * r))
+        zero = load_i32(scratch + _ZERO_POINT + 4 * r)
+        store_f32(zeros + 4 * r, _F(zero))
+        store_f32(scales + 4 * r, load_f32(scratch + _SCALE + 4 * r))
+        inverses = splat_f32(load_f32(scratch + _INVERSE + 4 * r))
+        zero_point = splat_i32(zero)
         for i in range(0, width, 16):
-            # Not below 0: rounding is monotone, and zero is what −min became.
+            # Of a finite row not below 0: rounding is monotone, and zero is what −min became.
             level = round_to_i32(load_f32x16(x + r * x_stride + 4 * i) * inverses) + zero_point
             store_u8x16(q + r * q_stride + i, minimum_i32(level, top))
 
@@ -156,8 +158,8 @@ def layer_norm_rows(x, x_stride, rows, size, width, norm, eps, q, q_stride, scal
     """x = (x − mean)/√(variance + eps)·weight + bias for each row (Ba, Kiros and Hinton 2016), and the results as u8.
 
     Args:
-        x: float32 [rows][width], rows x_stride bytes apart; size: the elements that count, ≤ width. The padding of a row is zero,
-            and stays zero.
+        x: float32 [rows][width], rows x_stride bytes apart, width a multiple of 64; size: the elements that count, ≤ width. The
+            padding of a row is zero, and stays zero.
         norm: Norm, its weight and bias padded with zeros. eps: float32.
         q, q_stride, scales, zeros: as in `quantize_rows`, or q is 0: nothing is quantized. scratch: GROUP_BYTES.
     """
@@ -176,26 +178,26 @@ def _norm_group(x, x_stride, rows, size, width, norm, eps, scratch):  # type: ig
     sizes = splat_f32(_F(size))
     for r in range(rows):
         store_f32x16(scratch + 64 * r, _sums_of_row(x + r * x_stride, width))
-    store_f32x16(scratch + _FIRST, add_16_rows(scratch) / sizes)
+    store_f32x16(scratch + _MEAN, add_16_rows(scratch) / sizes)
     for r in range(rows):
-        store_f32x16(scratch + 64 * r, _squares_of_row(x + r * x_stride, size, splat_f32(load_f32(scratch + _FIRST + 4 * r))))
+        store_f32x16(scratch + 64 * r, _squares_of_row(x + r * x_stride, size, splat_f32(load_f32(scratch + _MEAN + 4 * r))))
     variance = add_16_rows(scratch) / sizes
-    store_f32x16(scratch + _SECOND, splat_f32(_ONE) / sqrt(variance + splat_f32(eps)))
+    store_f32x16(scratch + _FACTOR, splat_f32(_ONE) / sqrt(variance + splat_f32(eps)))
     weight = norm.weight
     bias = norm.bias
     for r in range(rows):
         row = x + r * x_stride
-        means = splat_f32(load_f32(scratch + _FIRST + 4 * r))
-        factor = splat_f32(load_f32(scratch + _SECOND + 4 * r))
+        means = splat_f32(load_f32(scratch + _MEAN + 4 * r))
+        factor = splat_f32(load_f32(scratch + _FACTOR + 4 * r))
         low = splat_f32(_ZERO)
         high = low
         for i in range(0, width * 4, 64):
             value = fma((load_f32x16(row + i) - means) * factor, load_f32x16(weight + i), load_f32x16(bias + i))
             store_f32x16(row + i, value)
-            low = minimum(value, low)
-            high = maximum(value, high)
+            low = minimum(low, value)
+            high = maximum(high, value)
         store_f32x16(scratch + 64 * r, low)
-        store_f32x16(scratch + _HIGHS + 64 * r, high)
+        store_f32x16(scratch + _MAXIMA + 64 * r, high)
 
 
 @inline

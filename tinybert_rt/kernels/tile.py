@@ -1,7 +1,8 @@
-"""The two GEMM micro-kernels, written directly as LLVM IR: a tile of rows × 16-lane columns held in registers.
+"""The GEMM micro-kernels, written directly as LLVM IR: a tile of rows × 16-lane columns held in registers.
 
-Both walk the depth once, in steps of a few and then of one, and keep rows·columns accumulators as loop-carried values. Depth
-order is the same for every tile size, so an output value does not depend on the tile that computed it.
+All walk the depth once, in steps of a few and then of one, and keep rows·columns accumulators as loop-carried values. Depth
+order is the same for every tile size, so an output value does not depend on the tile that computed it. What is computed from
+the accumulators of linear layers and of scores is computed before they leave the registers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tinybert_rt.isa import lowering
 from tinybert_rt.isa.lowering import F32X16, I32X16, I64
 from tinybert_rt.kernels.math import build_gelu_near, gelu_near_constants
 from tinybert_rt.kernels.memory import address_to_pointer
+from tinybert_rt.kernels.vector import load, store
 
 _UNROLL = 4
 
@@ -89,19 +91,11 @@ def _store_tile(builder: Any, values: _Values, out: ir.Value, out_stride: ir.Val
         base = builder.add(out, builder.mul(out_stride, ir.Constant(I64, i)))
         for j, value in enumerate(row):
             address = builder.add(base, ir.Constant(I64, 64 * j))
-            _store(builder, address, value)
-
-
-def _store(builder: Any, address: ir.Value, value: ir.Value) -> None:
-    builder.store(value, address_to_pointer(builder, address, value.type), align=4)
+            store(builder, address, value)
 
 
 def _equals(builder: Any, value: ir.Value, number: int) -> ir.Value:
     return builder.icmp_signed("==", value, ir.Constant(I64, number))
-
-
-def _load(builder: Any, address: ir.Value, vector: ir.Type) -> ir.Value:
-    return builder.load(address_to_pointer(builder, address, vector), align=4)
 
 
 def _offsets(builder: Any, base: ir.Value, stride: ir.Value, count: int) -> list[ir.Value]:
@@ -121,9 +115,9 @@ def _spread(builder: Any, address: ir.Value, lane: int, count: int, vector: ir.T
 
 
 def _int8_sums(builder: Any, rows: int, columns: int, operands: Sequence[ir.Value], ahead: Sequence[ir.Value] = ()) -> _Values:
-    """The int32 accumulators of a tile, see `int8_tile` for the operands (all but the last two).
+    """The int32 accumulators of a tile, see `int8_tile` for the operands (a to groups).
 
-    ahead: none, or an address and a number of bytes: so many are brought nearer in each step, to be multiplied later.
+    ahead: none, or an address and a number of bytes: step k brings the `columns` cache lines from address + k·bytes on nearer.
     """
     a, a_stride, b, b_block_stride, groups = operands
     a_rows = _offsets(builder, a, a_stride, rows)
@@ -140,7 +134,7 @@ def _int8_sums(builder: Any, rows: int, columns: int, operands: Sequence[ir.Valu
         first, lane, loaded = (start, offset, count) if lanes else (index, 0, 1)
         a_offset = builder.mul(first, ir.Constant(I64, 4))
         b_offset = builder.mul(index, ir.Constant(I64, 64))
-        weights = [_load(builder, builder.add(block, b_offset), I32X16) for block in b_blocks]
+        weights = [load(builder, builder.add(block, b_offset), I32X16) for block in b_blocks]
         if ahead:
             line = builder.add(ahead[0], builder.mul(index, ahead[1]))
             for column in range(columns):
@@ -198,20 +192,34 @@ def int8_tile(most: int, columns: int) -> Any:
     return tile
 
 
+def _dequantize(
+    builder: Any, product: ir.Value, zero: ir.Value, sums: ir.Value, scale: ir.Value, scales: ir.Value, shift: ir.Value
+) -> ir.Value:
+    """scale·scales·(product − zero·sums) + shift; product: i32x16, zero: address of a float32, the others f32x16, sums integers."""
+    zeros = _spread(builder, zero, 0, 1, F32X16, 4)
+    difference = lowering.fma_of_integers(builder, builder.fneg(zeros), sums, builder.sitofp(product, F32X16))
+    return lowering.fma(builder, difference, builder.fmul(scales, scale), shift)
+
+
 AS_IT_IS, ADD_RESIDUAL, THROUGH_GELU = range(3)
 """What `int8_linear_tile` does with a value before it stores it."""
 
 
 def int8_linear_tile(most: int, columns: int) -> Any:
-    """The tile of a linear layer: as `int8_tile`, but its values go from the accumulators to the layer's outputs in registers.
+    """The tile of a linear layer: as `int8_tile`, but its values go from the accumulators to the layer's outputs in registers:
+
+        out[r, c] = finish(scales[r]·weight_scale[c]·(Σ a·b − zeros[r]·column_sum[c]) + bias[c])
+
+    The sum is exact in int32 and rounded once, to float32, before the difference is taken with one more rounding.
 
     int8_linear_tile(…)(rows, a, a_stride, b, b_block_stride, groups, finish, scales, zeros, weight_scale, column_sum, bias, out,
     out_stride, residual, offsets, ahead, ahead_step): int64 arguments, strides in bytes; those before `finish` as in `int8_tile`.
-        finish: AS_IT_IS, ADD_RESIDUAL (the value at the same place of `residual`) or THROUGH_GELU (`math.gelu_near`).
+        finish: AS_IT_IS, ADD_RESIDUAL (the value at the same place of `residual`, which only then is read) or THROUGH_GELU
+            (`math.gelu_near`).
         scales, zeros: float32 [rows].
         weight_scale, column_sum, bias: float32, int32, float32 [columns·16].
         out, residual: float32; row r of column block j is at offsets[j] + r·out_stride. offsets: int64 [columns].
-        ahead, ahead_step: weights that are wanted soon, and how many bytes of them are brought nearer for each of the groups.
+        ahead, ahead_step: weights that are wanted soon, see `_int8_sums`.
     """
 
     @intrinsic
@@ -239,32 +247,30 @@ def int8_linear_tile(most: int, columns: int) -> Any:
         def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             rows, *operands, finish, scales, zeros, weight_scale, column_sum, bias, out, out_stride, residual, offsets = arguments[:-2]
 
-            def store(sums: _Values, last_step: Callable[[ir.Value, ir.Value], ir.Value]) -> None:
+            def finish_all(sums: _Values, last_step: Callable[[ir.Value, ir.Value], ir.Value]) -> None:
                 apart = _offsets(builder, ir.Constant(I64, 0), out_stride, len(sums))
                 for j in range(columns):
-                    weight_scales = _load(builder, _index(builder, weight_scale, 64 * j), F32X16)
-                    column_sums = builder.sitofp(_load(builder, _index(builder, column_sum, 64 * j), I32X16), F32X16)
-                    biases = _load(builder, _index(builder, bias, 64 * j), F32X16)
+                    weight_scales = load(builder, _index(builder, weight_scale, 64 * j), F32X16)
+                    column_sums = builder.sitofp(load(builder, _index(builder, column_sum, 64 * j), I32X16), F32X16)
+                    biases = load(builder, _index(builder, bias, 64 * j), F32X16)
                     offset = builder.load(address_to_pointer(builder, _index(builder, offsets, 8 * j), I64), align=8)
                     for r, row in enumerate(sums):
-                        zero = _spread(builder, _index(builder, zeros, 4 * r), 0, 1, F32X16, 4)
                         scale = _spread(builder, _index(builder, scales, 4 * r), 0, 1, F32X16, 4)
-                        product = lowering.fma_of_integers(builder, builder.fneg(zero), column_sums, builder.sitofp(row[j], F32X16))
-                        value = lowering.fma(builder, product, builder.fmul(weight_scales, scale), biases)
+                        value = _dequantize(builder, row[j], _index(builder, zeros, 4 * r), column_sums, scale, weight_scales, biases)
                         place = builder.add(offset, apart[r])
-                        _store(builder, builder.add(out, place), last_step(value, place))
+                        store(builder, builder.add(out, place), last_step(value, place))
 
             def emit(height: int) -> None:
                 sums = _int8_sums(builder, height, columns, operands, arguments[-2:])
                 with builder.if_else(_equals(builder, finish, THROUGH_GELU)) as (then, otherwise):
                     with then:
                         constants = gelu_near_constants(builder)
-                        store(sums, lambda value, place: build_gelu_near(builder, value, constants))
+                        finish_all(sums, lambda value, place: build_gelu_near(builder, value, constants))
                     with otherwise, builder.if_else(_equals(builder, finish, ADD_RESIDUAL)) as (then, otherwise):
                         with then:
-                            store(sums, lambda value, place: builder.fadd(value, _load(builder, builder.add(residual, place), F32X16)))
+                            finish_all(sums, lambda value, place: builder.fadd(value, load(builder, builder.add(residual, place), F32X16)))
                         with otherwise:
-                            store(sums, lambda value, place: value)
+                            finish_all(sums, lambda value, place: value)
 
             _for_each_height(builder, rows, most, emit)
             return context.get_dummy_value()
@@ -275,14 +281,18 @@ def int8_linear_tile(most: int, columns: int) -> Any:
 
 
 def int8_scores_tile(most: int, columns: int) -> Any:
-    """The tile of attention's scores: as `int8_tile`, but its values leave the registers as scores, and the largest are kept.
+    """The tile of attention's scores: as `int8_tile`, but its values leave the registers as scores, and the largest are kept:
 
-    int8_scores_tile(…)(rows, a, a_stride, b, b_block_stride, groups, zeros, factors, sums, scales, shifts, added, added_stride,
-    added_factor, out, out_stride, tops): int64 arguments, strides in bytes; those before `zeros` as in `int8_tile`.
-        out: float32 [rows][columns·16], rows `out_stride` apart: factors[r]·scales[c]·(Σ a·b − zeros[r]·sums[c]) + shifts[c],
-            and, where added ≠ 0, plus added_factor·added[r][c].
-        zeros, factors: float32 [rows]. sums, scales, shifts: float32 [columns·16].
-        added: float32 rows `added_stride` apart, or 0. added_factor: address of a float32.
+        out[r, c] = factors[r]·scales[c]·(Σ a·b − zeros[r]·sums[c]) + shifts[c],  where added ≠ 0 plus added_factor·added[r, c]
+
+    Float32 holds the differences exactly for heads of up to 1028 elements.
+
+    int8_scores_tile(…)(rows, a, a_stride, b, b_block_stride, groups, per_query, per_key, table_stride, added, added_stride,
+    added_factor, out, out_stride, tops): int64 arguments but for added_factor, strides in bytes; those before `per_query` as in
+    `int8_tile`.
+        per_query: float32 tables `table_stride` apart: factors, zeros [rows]. per_key: likewise sums, scales, shifts [columns·16].
+        added: float32 rows `added_stride` apart, or 0. added_factor: float32.
+        out: float32 [rows][columns·16], rows `out_stride` apart.
         tops: float32 [rows][16], become the maximum of what they are and the row's values, lane by lane.
     """
 
@@ -295,11 +305,9 @@ def int8_scores_tile(most: int, columns: int) -> Any:
         b,
         b_block_stride,
         groups,
-        zeros,
-        factors,
-        sums,
-        scales,
-        shifts,
+        per_query,
+        per_key,
+        table_stride,
         added,
         added_stride,
         added_factor,
@@ -308,41 +316,39 @@ def int8_scores_tile(most: int, columns: int) -> Any:
         tops,
     ):
         def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            rows, *operands, zeros, factors, sums, scales, shifts, added, added_stride, added_factor, out, out_stride, tops = arguments
+            rows, *operands, per_query, per_key, table_stride, added, added_stride, added_factor, out, out_stride, tops = arguments
 
-            def store(products: _Values, plus: bool) -> None:
+            def finish(products: _Values, plus: bool) -> None:
                 out_rows = _offsets(builder, out, out_stride, len(products))
                 added_rows = _offsets(builder, added, added_stride, len(products))
-                largest = [_load(builder, _index(builder, tops, 64 * r), F32X16) for r in range(len(products))]
+                factors, zeros = _offsets(builder, per_query, table_stride, 2)
+                tables = _offsets(builder, per_key, table_stride, 3)
+                largest = [load(builder, _index(builder, tops, 64 * r), F32X16) for r in range(len(products))]
                 for j in range(columns):
-                    key_sums, key_scales, key_shifts = (
-                        _load(builder, _index(builder, each, 64 * j), F32X16) for each in (sums, scales, shifts)
-                    )
+                    sums, scales, shifts = (load(builder, _index(builder, table, 64 * j), F32X16) for table in tables)
                     for r, row in enumerate(products):
-                        zero = _spread(builder, _index(builder, zeros, 4 * r), 0, 1, F32X16, 4)
                         factor = _spread(builder, _index(builder, factors, 4 * r), 0, 1, F32X16, 4)
-                        product = lowering.fma_of_integers(builder, builder.fneg(zero), key_sums, builder.sitofp(row[j], F32X16))
-                        value = lowering.fma(builder, product, builder.fmul(factor, key_scales), key_shifts)
+                        value = _dequantize(builder, row[j], _index(builder, zeros, 4 * r), sums, factor, scales, shifts)
                         if plus:
-                            more = _load(builder, _index(builder, added_rows[r], 64 * j), F32X16)
-                            value = lowering.fma(builder, more, _spread(builder, added_factor, 0, 1, F32X16, 4), value)
-                        _store(builder, _index(builder, out_rows[r], 64 * j), value)
+                            more = load(builder, _index(builder, added_rows[r], 64 * j), F32X16)
+                            value = lowering.fma(builder, more, lowering.splat(builder, added_factor, F32X16), value)
+                        store(builder, _index(builder, out_rows[r], 64 * j), value)
                         largest[r] = builder.select(builder.fcmp_ordered(">", value, largest[r]), value, largest[r])
                 for r, value in enumerate(largest):
-                    _store(builder, _index(builder, tops, 64 * r), value)
+                    store(builder, _index(builder, tops, 64 * r), value)
 
             def emit(height: int) -> None:
                 products = _int8_sums(builder, height, columns, operands)
                 with builder.if_else(_equals(builder, added, 0)) as (then, otherwise):
                     with then:
-                        store(products, plus=False)
+                        finish(products, plus=False)
                     with otherwise:
-                        store(products, plus=True)
+                        finish(products, plus=True)
 
             _for_each_height(builder, rows, most, emit)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 17), codegen
+        return types.void(*[types.int64] * 11, types.float32, *[types.int64] * 3), codegen
 
     return tile
 
@@ -371,7 +377,7 @@ def float_tile(rows: int, columns: int) -> Any:
                 first, lane, loaded = (start, offset, count) if lanes else (index, 0, 1)
                 a_offset = builder.mul(first, ir.Constant(I64, 4))
                 b_offset = builder.mul(index, b_stride)
-                weights = [_load(builder, builder.add(block, b_offset), F32X16) for block in b_blocks]
+                weights = [load(builder, builder.add(block, b_offset), F32X16) for block in b_blocks]
                 result = []
                 for row, accumulator in zip(a_rows, accumulators, strict=True):
                     spread = _spread(builder, builder.add(row, a_offset), lane, loaded, F32X16, 4)

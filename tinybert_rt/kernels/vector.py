@@ -65,11 +65,13 @@ def operation(result: types.Type, arguments: tuple[types.Type, ...], build: Call
 # ---------------------------------------------------------------- loads and stores
 
 
-def _load(builder: Any, address: ir.Value, vector: ir.Type) -> ir.Value:
+def load(builder: Any, address: ir.Value, vector: ir.Type) -> ir.Value:
+    """A vector of 32-bit elements from an address."""
     return builder.load(address_to_pointer(builder, address, vector), align=4)
 
 
-def _store(builder: Any, address: ir.Value, value: ir.Value) -> None:
+def store(builder: Any, address: ir.Value, value: ir.Value) -> None:
+    """A vector of 32-bit elements to an address."""
     builder.store(value, address_to_pointer(builder, address, value.type), align=4)
 
 
@@ -87,10 +89,10 @@ def _store_bytes(builder: Any, address: ir.Value, value: ir.Value) -> None:
     builder.store(packed, address_to_pointer(builder, address, packed.type), align=1)
 
 
-load_f32x16 = operation(f32x16, (types.int64,), lambda b, p: _load(b, p, F32X16))
-load_i32x16 = operation(i32x16, (types.int64,), lambda b, p: _load(b, p, I32X16))
-store_f32x16 = operation(types.void, (types.int64, f32x16), _store)
-store_i32x16 = operation(types.void, (types.int64, i32x16), _store)
+load_f32x16 = operation(f32x16, (types.int64,), lambda b, p: load(b, p, F32X16))
+load_i32x16 = operation(i32x16, (types.int64,), lambda b, p: load(b, p, I32X16))
+store_f32x16 = operation(types.void, (types.int64, f32x16), store)
+store_i32x16 = operation(types.void, (types.int64, i32x16), store)
 load_s8x16 = operation(i32x16, (types.int64,), _load_bytes("sext"))
 store_u8x16 = operation(types.void, (types.int64, i32x16), _store_bytes)
 
@@ -147,8 +149,8 @@ def _round_to_i32(builder: Any, value: ir.Value) -> ir.Value:
 round_to_i32 = operation(i32x16, (f32x16,), _round_to_i32)
 
 
-# where_at_least(x, y, a, b): a in the lanes where x ≥ y, else b.
-where_at_least = operation(f32x16, (f32x16,) * 4, lambda b, x, y, u, v: b.select(b.fcmp_ordered(">=", x, y), u, v))
+# where_below(x, y, a, b): a in the lanes where x < y, else b (and where either is NaN).
+where_below = operation(f32x16, (f32x16,) * 4, lambda b, x, y, u, v: b.select(b.fcmp_ordered("<", x, y), u, v))
 minimum_i32 = operation(i32x16, (i32x16, i32x16), lambda b, x, y: b.select(b.icmp_signed("<", x, y), x, y))
 
 
@@ -178,7 +180,6 @@ def _reduce(combine: Callable[..., ir.Value]) -> Callable[..., ir.Value]:
 
 
 reduce_add = operation(types.float32, (f32x16,), _reduce(lambda b, x, y: b.fadd(x, y)))
-reduce_min = operation(types.float32, (f32x16,), _reduce(_choose("<")))
 reduce_max = operation(types.float32, (f32x16,), _reduce(_choose(">")))
 
 
@@ -189,7 +190,7 @@ def _reduce_rows(rows: int, combine: Callable[..., ir.Value]) -> Callable[..., i
     """
 
     def build(builder: Any, address: ir.Value) -> ir.Value:
-        vectors = [_load(builder, builder.add(address, ir.Constant(I64, 64 * i)), F32X16) for i in range(rows)]
+        vectors = [load(builder, builder.add(address, ir.Constant(I64, 64 * i)), F32X16) for i in range(rows)]
         order = [[i] for i in range(rows)]  # the rows of a vector's parts
         width = LANES
         while width > 1:
@@ -218,14 +219,14 @@ max_16_rows = operation(f32x16, (types.int64,), _reduce_rows(16, _choose(">")))
 
 def _transpose(builder: Any, source: ir.Value, stride: ir.Value, target: ir.Value, target_stride: ir.Value) -> None:
     """16×16 transpose in registers: 4 rounds of interleaving rows i and i+8."""
-    rows = [_load(builder, builder.add(source, builder.mul(stride, ir.Constant(I64, i))), F32X16) for i in range(LANES)]
+    rows = [load(builder, builder.add(source, builder.mul(stride, ir.Constant(I64, i))), F32X16) for i in range(LANES)]
     interleave_low = [i // 2 + (i % 2) * LANES for i in range(LANES)]
     interleave_high = [lane + LANES // 2 for lane in interleave_low]
     for _ in range(4):
         pairs = [(rows[i], rows[i + 8]) for i in range(8)]
         rows = [shuffle(builder, a, b, lanes) for a, b in pairs for lanes in (interleave_low, interleave_high)]
     for i, row in enumerate(rows):
-        _store(builder, builder.add(target, builder.mul(target_stride, ir.Constant(I64, i))), row)
+        store(builder, builder.add(target, builder.mul(target_stride, ir.Constant(I64, i))), row)
 
 
 # transpose_f32(source, source_stride_bytes, target, target_stride_bytes): a 16×16 block of float32.
