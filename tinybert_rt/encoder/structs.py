@@ -201,7 +201,7 @@ Session = Struct(
 SMALLEST_CHUNK = 128
 """Tokens of a chunk of short texts: enough rows to use the weights well, few enough to stay in the second-level cache."""
 
-INNER_ROWS = 48
+INNER_ROWS = 64
 """Rows of the feed-forward layer's inner activations that are alive at a time: they stay in the second-level cache beside the weights."""
 
 HEAD_ROWS = 64
