@@ -8,7 +8,7 @@ from conftest import Functions
 from scipy.special import erf
 from test_kernels import EDGES, at, pair_rule, random
 
-from tools.quantize import block_f32, block_int8
+from tools.blocks import block_f32, block_int8
 
 PLAIN, RESIDUAL, GELU, RELU = -1, -2, 0, 2
 EPILOGUES = {"plain": PLAIN, "residual": RESIDUAL, "gelu": GELU, "relu": RELU}

@@ -10,7 +10,7 @@ from test_kernels import aligned, at, pair_rule, random
 from test_linear import EPILOGUES, row_target
 from test_rows import group_scratch, quantized
 
-from tools.quantize import block_int8
+from tools.blocks import block_int8
 
 
 def outputs_of_linear_layers(kernels: Functions, q: np.ndarray, scales: np.ndarray, zeros: np.ndarray) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tinybert_rt.format import layout
 
-from . import quantize
+from . import blocks
 from .architectures import Architecture, MaskedHead
 from .hf import ConversionError, EncoderConfig, Weights, read_json_object
 
@@ -163,7 +163,7 @@ def head_tensors(
     def linear(name: str, source: str, outputs: int) -> None:
         matrix = weights.take(f"{source}.weight", outputs, hidden_size)
         bias = weights.take(f"{source}.bias", outputs)
-        tensors.update(quantize.linear_tensors(name, [matrix], [bias], False)[0])
+        tensors.update(blocks.linear_tensors(name, [matrix], [bias], False)[0])
 
     dense, activation, output = head_layers(head.task, encoder.architecture)
     if dense:
@@ -172,8 +172,8 @@ def head_tensors(
     texts = [label.encode() for label in head.labels]
     joined = b"".join(texts)
     offsets = np.cumsum([0, *map(len, texts)]).astype(np.uint32)
-    tensors["head.labels"] = quantize.pad_vector(np.frombuffer(joined, np.uint8), layout.ALIGNMENT)
-    tensors["head.label_offsets"] = quantize.pad_vector(offsets, layout.LANES)
+    tensors["head.labels"] = blocks.pad_vector(np.frombuffer(joined, np.uint8), layout.ALIGNMENT)
+    tensors["head.label_offsets"] = blocks.pad_vector(offsets, layout.LANES)
     return tensors, fields | {
         "labels": len(head.labels),
         "head_activation": layout.HEAD_ACTIVATIONS[activation],
@@ -186,20 +186,20 @@ def _masked_tensors(encoder: EncoderConfig, weights: Weights, vocab_size: int, i
     source = _masked_head(weights, encoder.architecture)
     size = encoder.embedding_size or encoder.hidden_size
     matrix = weights.take(f"{source.dense}.weight", size, encoder.hidden_size)
-    tensors = quantize.linear_tensors("head.transform", [matrix], [weights.take(f"{source.dense}.bias", size)], False)[0]
+    tensors = blocks.linear_tensors("head.transform", [matrix], [weights.take(f"{source.dense}.bias", size)], False)[0]
     for part in ("weight", "bias"):
-        tensors[f"head.norm.{part}"] = quantize.pad_vector(weights.take(f"{source.norm}.{part}", size), layout.COLUMN_MULTIPLE)
+        tensors[f"head.norm.{part}"] = blocks.pad_vector(weights.take(f"{source.norm}.{part}", size), layout.COLUMN_MULTIPLE)
     words, decoder = (weights.unread.get(f"{name}.weight") for name in ("embeddings.word_embeddings", source.decoder))
     own = decoder is not None or not encoder.tied
     if own:
         table = weights.take(f"{source.decoder}.weight", encoder.vocab_size, size)
         own = words is None or not np.array_equal(table, words)
         if own:
-            tensors.update(quantize.table_tensors("head.decoder", table[:vocab_size], int8)[0])
+            tensors.update(blocks.table_tensors("head.decoder", table[:vocab_size], int8)[0])
     # Tied decoders have the bias under the first name, or under both; of others, the second one counts.
     order = (f"{source.decoder}.bias", source.bias) if own else (source.bias, f"{source.decoder}.bias")
     names = [name for name in order if name in weights.unread] or [f"{source.decoder}.bias"]
     biases = [weights.take(name, encoder.vocab_size) for name in names]
-    tensors["head.decoder.bias"] = quantize.pad_vector(biases[0][:vocab_size], layout.LANES)
+    tensors["head.decoder.bias"] = blocks.pad_vector(biases[0][:vocab_size], layout.LANES)
     activation = source.activation or encoder.activation
     return tensors, {"transform_activation": layout.TRANSFORM_ACTIVATIONS[activation], "own_decoder": int(own)}

@@ -220,7 +220,7 @@ def kept(build: Builder, matrix: Matrix, columns: bool = False) -> Matrix:
     Args:
         columns: quantize as a linear layer, under the pair rule of FORMAT.md; else as a table.
     """
-    from .quantize import quantize_columns, quantize_rows
+    from .blocks import quantize_columns, quantize_rows
 
     if not build.int8:
         return Matrix(matrix.floats())

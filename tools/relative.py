@@ -12,7 +12,7 @@ import numpy as np
 
 from tinybert_rt.format import layout
 
-from . import quantize
+from . import blocks
 from .hf import EncoderConfig, Relative, Weights
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def buckets(relative: Relative, count: int) -> np.ndarray:
 
 def bucket_tensor(relative: Relative, count: int) -> np.ndarray:
     """`buckets` as it lies in the file."""
-    return quantize.pad_vector(np.minimum(buckets(relative, count), layout.MAX_RELATIVE_SPAN), layout.LANES)
+    return blocks.pad_vector(np.minimum(buckets(relative, count), layout.MAX_RELATIVE_SPAN), layout.LANES)
 
 
 def read_positions(weights: Weights, encoder: EncoderConfig) -> np.ndarray | None:
@@ -69,7 +69,7 @@ def layer_positions(make: TensorMaker, weights: Weights, encoder: EncoderConfig,
         if f"{linear}.bias" in weights.unread:
             projected = projected + read(f"{linear}.bias", hidden)
         width = layout.head_width(hidden, encoder.num_heads)
-        heads = quantize.spread_heads(projected.T, encoder.num_heads, width).astype(np.float32)
+        heads = blocks.spread_heads(projected.T, encoder.num_heads, width).astype(np.float32)
         parts = [np.ascontiguousarray(head.T) for head in np.split(heads, encoder.num_heads)]
         make.parts(f"{name}.attention.{part}", [f"{linear}.weight of positions"], parts, None, (2 * relative.span, hidden))
 

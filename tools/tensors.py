@@ -8,7 +8,7 @@ import numpy as np
 
 from tinybert_rt.format import layout
 
-from . import quantize, relative
+from . import blocks, relative
 from .hf import EncoderConfig, Weights
 
 
@@ -18,7 +18,7 @@ class TensorReport:
 
     name: str
     shape: tuple[int, ...]
-    error: quantize.QuantizationError
+    error: blocks.QuantizationError
 
 
 class TensorMaker:
@@ -33,14 +33,14 @@ class TensorMaker:
 
     def table(self, name: str, source: str, values: np.ndarray) -> None:
         """An embedding table, float (rows, n)."""
-        made, errors = quantize.table_tensors(name, values, self._int8)
+        made, errors = blocks.table_tensors(name, values, self._int8)
         self.tensors.update(made)
         self.reports.extend(TensorReport(source, values.shape, error) for error in errors)
 
     def norm(self, name: str, source: str, size: int) -> None:
         """A layer normalization."""
         for part in ("weight", "bias"):
-            self.tensors[f"{name}.{part}"] = quantize.pad_vector(self._weights.take(f"{source}.{part}", size), layout.COLUMN_MULTIPLE)
+            self.tensors[f"{name}.{part}"] = blocks.pad_vector(self._weights.take(f"{source}.{part}", size), layout.COLUMN_MULTIPLE)
 
     def linear(self, name: str, sources: list[str], outputs: int, inputs: int) -> None:
         """A linear layer whose parts are those of the checkpoint."""
@@ -49,10 +49,10 @@ class TensorMaker:
         heads = self._encoder.num_heads
         width = layout.head_width(self._encoder.hidden_size, heads)
         if name.endswith("attention.qkv"):
-            parts = [quantize.spread_heads(part, heads, width) for part in parts]
-            biases = [quantize.spread_heads(bias, heads, width) for bias in biases]
+            parts = [blocks.spread_heads(part, heads, width) for part in parts]
+            biases = [blocks.spread_heads(bias, heads, width) for bias in biases]
         if name.endswith("attention.output"):
-            parts = [np.ascontiguousarray(quantize.spread_heads(part.T, heads, width).T) for part in parts]
+            parts = [np.ascontiguousarray(blocks.spread_heads(part.T, heads, width).T) for part in parts]
         self.parts(name, [f"{source}.weight" for source in sources], parts, biases, (outputs, inputs))
 
     def parts(
@@ -60,7 +60,7 @@ class TensorMaker:
     ) -> None:
         """A linear layer of the given parts, float (outputs, inputs) each; `shape` is that of the checkpoint's tensors."""
         zeros = [np.zeros(len(part), np.float32) for part in parts]
-        made, errors = quantize.linear_tensors(name, parts, biases or zeros, self._int8)
+        made, errors = blocks.linear_tensors(name, parts, biases or zeros, self._int8)
         if biases is None:
             del made[f"{name}.bias"]
         self.tensors.update(made)
@@ -94,7 +94,7 @@ def weight_tensors(
         source = "embeddings.token_type_embeddings.weight"
         make.table("embeddings.type", source, weights.take(source, encoder.type_vocab_size, embedding))
     else:
-        make.tensors.update(quantize.table_tensors("embeddings.type", np.zeros((1, embedding), np.float32), int8)[0])
+        make.tensors.update(blocks.table_tensors("embeddings.type", np.zeros((1, embedding), np.float32), int8)[0])
     make.norm("embeddings.norm", "embeddings.LayerNorm", embedding)
     if encoder.embedding_size:
         make.linear("embeddings.project", [kind.project], hidden, embedding)

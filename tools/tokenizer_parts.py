@@ -12,7 +12,7 @@ import numpy as np
 from tinybert_rt.format import layout
 from tinybert_rt.format.trie import build_trie
 
-from . import quantize
+from . import blocks
 from .hf import ConversionError, read_json_object
 from .unigram_parts import Unigram, unigram_tensors
 
@@ -109,14 +109,14 @@ def tokenizer_tensors(tokenizer: Tokenizer) -> tuple[dict[str, np.ndarray], dict
     added = sorted(tokenizer.added)
     tensors = {
         "tokenizer.trie": padded_trie,
-        "tokenizer.pieces": quantize.pad_vector(text, layout.ALIGNMENT),
-        "tokenizer.piece_offsets": quantize.pad_vector(offsets, layout.LANES),
+        "tokenizer.pieces": blocks.pad_vector(text, layout.ALIGNMENT),
+        "tokenizer.piece_offsets": blocks.pad_vector(offsets, layout.LANES),
         "tokenizer.added": np.zeros(layout.pad(max(len(added), 1), layout.LANES), np.int32),
     }
     tensors["tokenizer.added"][: len(added)] = added
     options = [tokenizer.added[index] for index in added]
     if any(options):
-        tensors["tokenizer.added_options"] = quantize.pad_vector(np.array(options, np.uint8), layout.ALIGNMENT)
+        tensors["tokenizer.added_options"] = blocks.pad_vector(np.array(options, np.uint8), layout.ALIGNMENT)
     if tokenizer.merges:
         tensors |= _merge_tensors(tokenizer)
     config = {
@@ -143,6 +143,6 @@ def _merge_tensors(tokenizer: Tokenizer) -> dict[str, np.ndarray]:
     merges[: len(rows)] = rows[:, 1:]
     return {
         "tokenizer.bytes": np.array(tokenizer.byte_ids, np.int32),
-        "tokenizer.merge_starts": quantize.pad_vector(starts, layout.LANES),
+        "tokenizer.merge_starts": blocks.pad_vector(starts, layout.LANES),
         "tokenizer.merges": merges,
     }

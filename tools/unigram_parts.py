@@ -9,7 +9,7 @@ import numpy as np
 from tinybert_rt.format import layout
 from tinybert_rt.format.trie import build_trie
 
-from . import quantize
+from . import blocks
 
 CHARS, CLUSTERS = b"\x01", b"\x02"
 """First bytes of the keys of the two stages of rewriting, see FORMAT.md."""
@@ -55,7 +55,7 @@ def unigram_tensors(unigram: Unigram | None, vocab_size: int) -> tuple[dict[str,
         joined = np.frombuffer(b"".join(texts), np.uint8)
         offsets = np.cumsum([0, *map(len, texts)]).astype(np.uint32)
         tensors["tokenizer.rewrite_trie"] = padded
-        tensors["tokenizer.rewrite_texts"] = quantize.pad_vector(joined if len(joined) else np.zeros(1, np.uint8), layout.ALIGNMENT)
-        tensors["tokenizer.rewrite_offsets"] = quantize.pad_vector(offsets, layout.LANES)
+        tensors["tokenizer.rewrite_texts"] = blocks.pad_vector(joined if len(joined) else np.zeros(1, np.uint8), layout.ALIGNMENT)
+        tensors["tokenizer.rewrite_offsets"] = blocks.pad_vector(offsets, layout.LANES)
         config.update(rewrite_nodes=len(trie), rewrite_bytes=len(joined))
     return tensors, config
