@@ -142,6 +142,17 @@ def test_errors_of_weights_are_those_of_the_file(tmp_path: Path) -> None:
     assert all(best[name][1] <= found[name][1] for name in found)
 
 
+def test_what_stays_float_is_not_clipped(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    statistics = calibrate(tmp_path, TEXTS).statistics
+    encoder = read_config(tmp_path)
+    weights, changed = (read_weights(tmp_path, encoder.architecture) for _ in range(2))
+    assert preparation(Recipe("90"), statistics, ["layers.0.ffn.in"])(changed, encoder) == "clip 90"
+    for layer, same in ((0, True), (1, False)):
+        name = f"encoder.layer.{layer}.intermediate.dense.weight"
+        assert np.array_equal(changed.peek(name, 128, 64), weights.peek(name, 128, 64)) is same
+
+
 def test_a_calibration_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "one")
     write_checkpoint(tmp_path / "deep", num_hidden_layers=3)

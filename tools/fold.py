@@ -19,7 +19,7 @@ GELU, and GELU(x / s) is not GELU(x) / s.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,13 +149,18 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.where(both, above, 1) / np.where(both, below, 1)
 
 
-def preparation(recipe: Recipe, statistics: Statistics) -> Callable[[Weights, EncoderConfig], str]:
-    """What `convert` calls as `prepare`: changes the weights as the recipe says. Raises ConversionError for statistics that do not fit."""
+def preparation(recipe: Recipe, statistics: Statistics, keep_float: Collection[str] = ()) -> Callable[[Weights, EncoderConfig], str]:
+    """What `convert` calls as `prepare`: changes the weights as the recipe says; linear layers of `keep_float` are not clipped.
+
+    Raises ConversionError for statistics that do not fit the encoder.
+    """
 
     def prepare(weights: Weights, encoder: EncoderConfig) -> str:
         migrate(recipe, weights, encoder, statistics)
         if recipe.clip:
             for name, sources in clippable(encoder).items():
+                if name in keep_float:
+                    continue
                 moment = statistics.inputs[name].second_moment
                 shape = shapes(encoder)[name.split(".", 2)[2]]
                 for source in sources:

@@ -9,8 +9,9 @@ Four ways are tried: weights as they are, clipped, migrated, and both (see `fold
 itself, on texts that the calibration has not seen, and on a task (see `evaluate`) where one is named. The one whose hidden states are
 nearest is taken, or with a task the one that is best at it. If that one is more than --max-drop points (of 100) below the float model, the
 linear layers are ranked by the error that each causes alone, all others being float, and the worst are kept in float: as few of them as
-will do. (All others float: errors of layers are small and about independent, so they add up, and each is seen best on its own. Of
-all int8 but one float, the difference is lost in the errors of the others.) Without a task nothing is kept in float.
+will do. (All others float: errors of layers are small and about independent, so they add up, and each is seen best on its own. Of all int8
+but one float, the difference is lost in the errors of the others. attention.qkv stands for the products of attention too, which are int8
+where it is.) Without a task nothing is kept in float.
 
 With --report DIR: report.json has every number, report.md and report.png show them.
 """
@@ -95,7 +96,7 @@ class Search:
     def make(self, name: str, recipe: Recipe, keep_float: Sequence[str] = ()) -> None:
         """The int8 file `name`, with some linear layers in float."""
         settings = {**self._settings, "keep_float": list(keep_float)} if keep_float else self._settings
-        convert(self._directory, self.path(name), prepare=preparation(recipe, self.calibration.statistics), **settings)
+        convert(self._directory, self.path(name), prepare=preparation(recipe, self.calibration.statistics, keep_float), **settings)
 
     def attempt(self, name: str, recipe: Recipe, keep_float: Sequence[str] = ()) -> dict[str, Any]:
         """Make a file and measure it."""
@@ -167,8 +168,8 @@ def choose(search: Search, clip: str) -> tuple[str, Recipe, dict[str, float]]:
     if count is None:
         lost = search.results[f"float {len(ranked)}"]["drop"]
         raise ConversionError(
-            f"--max-drop {goal.max_drop:g} is not met: with every linear layer in float, {lost:.2f} points are lost, by int8 embeddings and"
-            " attention; allow more"
+            f"--max-drop {goal.max_drop:g} is not met: with every linear layer in float, {lost:.2f} points are lost, by the embeddings"
+            " in int8; allow more"
         )
     return f"float {count}", recipes[best], errors
 
