@@ -200,7 +200,7 @@ def quantize(
     if report is not None and report.exists() and not report.is_dir():
         raise DataError(f"{report}: is no directory")
     with tempfile.TemporaryDirectory(prefix="tinybert_rt-quantize-") as folder:
-        search = Search(directory, Path(folder), calibration, goal, threads, {"name": directory.resolve().name, **settings})
+        search = Search(directory, Path(folder), calibration, goal, threads, settings)
         chosen, recipe, sensitivity = choose(search, clip)
         model = search.load(chosen)
         transformer = read_embedding(directory).transformer
