@@ -14,7 +14,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,7 @@ def convert(
     name: str | None = None,
     license: str | None = None,  # noqa: A002
     head: str | None = None,
+    prepare: Callable[[Weights, EncoderConfig], str] | None = None,
 ) -> ConversionReport:
     """Convert the checkpoint in `directory` to the file `out`.
 
@@ -77,6 +78,7 @@ def convert(
         name: the model's name in the file; default: the directory's.
         license: the licence of the weights, noted in the file.
         head: which head, one of `heads.TASKS`, where the checkpoint has several; "none" leaves it out.
+        prepare: changes the weights before they are quantized, and says in a few words how, for the file's metadata, see `fold`.
 
     Raises ConversionError for what cannot be converted.
     """
@@ -115,6 +117,7 @@ def convert(
     config.update(pooling=layout.POOLINGS[pooling], normalize=int(normalize), max_tokens=limit)
     weights, unused = _weights(graph, embedding.transformer, encoder, named)
     notes += unused
+    prepared = prepare(weights, encoder) if prepare else ""
     named, about = drop_missing_head(named, weights, encoder.architecture)
     if named is None and head == "masked_token":
         raise ConversionError(f"{weights.path}: the checkpoint has no weights of a head for masked tokens, which was asked for")
@@ -129,7 +132,7 @@ def convert(
         "name": name or directory.resolve().name,
         "source": _source(directory, encoder),
         "source_sha256": file_digest(weights.path),
-        "quantization": _quantization_summary(reports, dtype),
+        "quantization": _quantization_summary(reports, dtype, prepared),
     }
     if license is not None:
         metadata["license"] = license
@@ -226,10 +229,10 @@ def _encoder_fields(encoder: EncoderConfig, dtype: str) -> dict[str, int]:
     }
 
 
-def _quantization_summary(reports: list[TensorReport], dtype: str) -> str:
-    """JSON for the file's metadata: per tensor the relative RMS error."""
+def _quantization_summary(reports: list[TensorReport], dtype: str, prepared: str) -> str:
+    """JSON for the file's metadata: how weights were changed before, and per tensor the relative RMS error."""
     errors = {report.name: round(report.error.relative_rms, 6) for report in reports}
-    return json.dumps({"dtype": dtype, "relative_rms_error": errors})
+    return json.dumps({"dtype": dtype, **({"prepared": prepared} if prepared else {}), "relative_rms_error": errors})
 
 
 def format_report(report: ConversionReport, show: int | None = 10) -> str:
@@ -250,12 +253,12 @@ def format_report(report: ConversionReport, show: int | None = 10) -> str:
     return "\n".join(lines)
 
 
-def parser(prog: str) -> argparse.ArgumentParser:
-    """The command line."""
-    command = OneLineParser(prog=prog, description="Convert a Hugging Face directory or an ONNX file of an encoder to a .tbrt file.")
-    command.add_argument("directory", type=Path, help="Hugging Face or sentence-transformers directory, or .onnx file")
-    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .tbrt file to write")
-    command.add_argument("--dtype", choices=DTYPES, default="int8", help="weights in the file (default: int8)")
+MODEL_OPTIONS = ("pooling", "normalize", "max_tokens", "drop_unused_rows", "name", "license", "head")
+"""The arguments of `convert` that say what the checkpoint does not."""
+
+
+def add_model_options(command: argparse.ArgumentParser) -> None:
+    """MODEL_OPTIONS on a command line."""
     command.add_argument("--pooling", choices=tuple(layout.POOLINGS), help="needed if the directory has no modules.json")
     command.add_argument("--normalize", action=argparse.BooleanOptionalAction, help="vectors of length 1")
     command.add_argument("--max-tokens", type=int, metavar="N", help="longest text (default: what the directory says)")
@@ -263,6 +266,15 @@ def parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--name", help="the model's name in the file (default: the directory's)")
     command.add_argument("--license", help="the licence of the weights, noted in the file")
     command.add_argument("--head", choices=TASKS, help="which head, where the checkpoint has several; none: leave it out")
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The command line."""
+    command = OneLineParser(prog=prog, description="Convert a Hugging Face directory or an ONNX file of an encoder to a .tbrt file.")
+    command.add_argument("directory", type=Path, help="Hugging Face or sentence-transformers directory, or .onnx file")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .tbrt file to write")
+    command.add_argument("--dtype", choices=DTYPES, default="int8", help="weights in the file (default: int8)")
+    add_model_options(command)
     command.add_argument("--all", action="store_true", help="show the error of every tensor, not only of the worst")
     return command
 
@@ -275,13 +287,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m tools.co
             options.directory,
             options.out,
             dtype=options.dtype,
-            pooling=options.pooling,
-            normalize=options.normalize,
-            max_tokens=options.max_tokens,
-            drop_unused_rows=options.drop_unused_rows,
-            name=options.name,
-            license=options.license,
-            head=options.head,
+            **{name: getattr(options, name) for name in MODEL_OPTIONS},
         )
     except ConversionError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)

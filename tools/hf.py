@@ -330,6 +330,11 @@ class Weights:
         self.unread[name] = kept
         return values
 
+    def put(self, name: str, values: np.ndarray) -> None:
+        """Have `values` in the place of the tensor `name`, as float32."""
+        assert self.unread[name].shape == values.shape
+        self.unread[name] = values.astype(np.float32)
+
     def check_rest(self) -> list[str]:
         """Notes on what was left; raises ConversionError for tensors that would change the result."""
         # DeBERTa's checkpoints have a table of positions even where the model does not look at it.
