@@ -1,0 +1,1 @@
+"""Training of the models that `tools.convert` makes model files of."""
