@@ -68,7 +68,8 @@ class Stage:
     losses: dict[str, float] = field(default_factory=dict)
     """weights in place of the method's; 0 leaves a loss out"""
     temperature: float = 1.0
-    relation_heads: int = 12
+    relation_heads: int | None = None
+    """of minilm and minilm2; default: the teacher's attention heads"""
     teacher_layer: int | None = None
     """of minilm and minilm2, from 1; default: the last"""
     labels_by: Literal["pytorch", "int8"] = "pytorch"

@@ -41,6 +41,7 @@ class Matching(torch.nn.Module):
         self._watch_teacher = [Watch(teacher)] if self._inner else []
         own, theirs = student.config, teacher.config
         self._layers = layer_map(own.num_hidden_layers, theirs.num_hidden_layers)
+        self._relation_heads: int = stage.relation_heads or theirs.num_attention_heads
         self._check(own, theirs)
         sizes = {"hidden": own.num_hidden_layers, "embedding": 1, "cosine": 1, "patient": max(own.num_hidden_layers - 1, 1)}
         if "vector" in used:
@@ -52,7 +53,7 @@ class Matching(torch.nn.Module):
                 self.projections[name] = torch.nn.ModuleList(made)
 
     def _check(self, own: Any, theirs: Any) -> None:
-        used, heads = self.weights.keys(), self._stage.relation_heads
+        used, heads = self.weights.keys(), self._relation_heads
         if used & {"attention", "attention_relation"} and own.num_attention_heads != theirs.num_attention_heads:
             raise SettingsError(
                 f"losses of attention need as many heads in both: the student has {own.num_attention_heads}, the teacher"
@@ -122,7 +123,7 @@ class Matching(torch.nn.Module):
 
     def _inner_losses(self, ours: Inside, theirs: Inside) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        used, mask, heads = self.weights.keys(), ours.mask, self._stage.relation_heads
+        used, mask, heads = self.weights.keys(), ours.mask, self._relation_heads
         layers = list(enumerate(self._layers))
         last, source = len(ours.queries) - 1, (self._stage.teacher_layer or len(theirs.queries)) - 1
         if "embedding" in used:

@@ -47,7 +47,7 @@ def finish(out: Path, model: Any, tokenizer: Any, settings: Any, outcome: Outcom
         "hardware": report.hardware(place),
         "settings": as_json(settings),
     }
-    report.write_with(out, found, markdown(found))
+    report.write(out, found, markdown(found))
     return found
 
 

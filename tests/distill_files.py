@@ -35,6 +35,18 @@ def similarity(folder: Path, rows: int = 48) -> tuple[str, str]:
     return "train.tsv", "dev.tsv"
 
 
+def pairs(folder: Path, rows: int = 64) -> tuple[str, str]:
+    """train.tsv and dev.tsv: a text, and the same words in another order."""
+    for name, count in (("train.tsv", rows), ("dev.tsv", rows // 4)):
+        rng = np.random.default_rng(count)
+        lines = ["first\tsecond"]
+        for _ in range(count):
+            words = rng.choice(WORDS, 4, replace=False)
+            lines.append(f"{' '.join(words)}\t{' '.join(rng.permutation(words))}")
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "train.tsv", "dev.tsv"
+
+
 def tagging(folder: Path, rows: int = 32) -> tuple[str, str]:
     """train.conll and dev.conll: "cat mat" is an animal in IOB1."""
     for name, count in (("train.conll", rows), ("dev.conll", rows // 2)):

@@ -78,18 +78,8 @@ def losses(folder: Path, name: str = "loss") -> list[float]:
 
 @pytest.mark.parametrize("method", ["soft", "tinybert-prediction", *LAYERED])
 def test_the_losses_of_every_method_fall(method: str, teachers: dict[str, Path], tmp_path: Path) -> None:
-    more = "relation_heads = 4" if method == "minilm2" else ""
-    assert (
-        run(
-            recipe(
-                tmp_path,
-                teachers["classifier"],
-                stage(method, more),
-                student="layers = 2\nhidden = 16\nheads = 4\nintermediate = 32\ninit = 'random'",
-            )
-        )
-        == 0
-    )
+    student = SMALL + "init = 'random'"
+    assert run(recipe(tmp_path, teachers["classifier"], stage(method), student=student)) == 0
     found = losses(tmp_path / "run" / "stage-1")
     assert found[-1] < found[0]
     line = read_log(tmp_path / "run" / "stage-1" / "log.jsonl")[0]
@@ -97,7 +87,8 @@ def test_the_losses_of_every_method_fall(method: str, teachers: dict[str, Path],
 
 
 def test_distilbert_trains_a_masked_language_model(teachers: dict[str, Path], tmp_path: Path) -> None:
-    (tmp_path / "texts.txt").write_text("\n".join(f"the small {word} sat on the mat" for word in distill_files.WORDS * 4), encoding="utf-8")
+    lines = [f"the {first} {second} sat on the mat" for first in distill_files.WORDS for second in distill_files.WORDS]
+    (tmp_path / "texts.txt").write_text("\n".join(lines), encoding="utf-8")
     more = 'texts = { files = ["texts.txt"], max_tokens = 32 }'
     assert (
         run(
@@ -146,10 +137,19 @@ def test_a_student_may_begin_with_a_checkpoint(teachers: dict[str, Path], tmp_pa
     assert losses(tmp_path / "run" / "stage-1")[0] < 0.7
 
 
+def test_what_quantization_aware_training_measures_is_what_the_runtime_gives(teachers: dict[str, Path], tmp_path: Path) -> None:
+    path = recipe(tmp_path, teachers["classifier"], stage("soft", steps=12))
+    assert run(path, "--set", "quantization_aware=true") == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    log = read_log(tmp_path / "run" / "stage-1" / "log.jsonl")
+    best = max((line["evaluation"] for line in log if "evaluation" in line), key=lambda numbers: numbers["score"])
+    assert report["scores"]["runtime, int8"]["matthews"] == pytest.approx(best["matthews"], abs=1e-9)
+
+
 BAD = {
     "heads": ("tinybert-layers", "layers = 2\nhidden = 16\nheads = 2\nintermediate = 32", "", "the student has 2, the teacher 4"),
     "relation heads": ("minilm2", "", "relation_heads = 5", "must divide both hidden sizes, 16 and 32"),
-    "teacher layer": ("minilm2", "", "relation_heads = 4\nteacher_layer = 9", "the teacher has 3 layers"),
+    "teacher layer": ("minilm2", "", "teacher_layer = 9", "the teacher has 3 layers"),
     "labels": ("patient", "", "augment = { copies = 2 }", "needs the task's own examples"),
     "loss": ("soft", "", "losses = { sofd = 1.0 }", "losses: unknown 'sofd'"),
     "method": ("sofd", "", "", "method is 'sofd'; known: 'soft'"),
