@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import losses, tasks
+from . import losses, masking, tasks
 from .devices import Place
 from .inside import Inside, Watch, layer_map
 from .settings import SettingsError
@@ -16,6 +16,8 @@ from .training import Batch
 
 # Losses that need more than the last output of the teacher.
 _INNER = {"embedding", "hidden", "attention", "attention_relation", "query_relation", "key_relation", "value_relation", "patient", "cosine"}
+_MASKED = 0.15
+"""Share of masked tokens (Devlin et al. 2019, section 3.1)."""
 
 
 class Matching(torch.nn.Module):
@@ -27,7 +29,8 @@ class Matching(torch.nn.Module):
         self.weights: dict[str, float] = stage.weights()
         self._stage, self._task = stage, task
         self._teacher = [teacher]  # in a list: no part of this module
-        self._tokenizer = tokenizer
+        if "masked" in self.weights:
+            self._vocabulary = masking.vocabulary_of(tokenizer)
         used = self.weights.keys()
         if used & {"soft"} and stage.method != "distilbert":
             tasks.check_kind(task, f"the loss 'soft' of method {stage.method!r}")
@@ -148,10 +151,14 @@ class Matching(torch.nn.Module):
         return self.projections[name][index](states) if name in self.projections else states
 
     def _masked(self, batch: Batch) -> Batch:
-        """The batch with tokens masked as in BERT's pretraining, and "masked_labels"."""
-        from .masking import mask_batch
-
-        return mask_batch(batch, self._tokenizer)
+        """The batch with tokens hidden as in BERT's pretraining, and "masked_labels": int64 (B, L), −100 where nothing is to be said."""
+        ids = batch["input_ids"].cpu().numpy()
+        seed = int(torch.randint(1 << 31, ()))  # seeded by the step
+        changed, places, originals = masking.mask(ids, np.arange(len(ids)), self._vocabulary, _MASKED, seed=seed, step=0)
+        labels = np.full(ids.size, masking.IGNORED)
+        labels[places] = originals
+        tensors = {"input_ids": changed, "masked_labels": labels.reshape(ids.shape)}
+        return {**batch, **{name: torch.from_numpy(value).to(batch["input_ids"].device) for name, value in tensors.items()}}
 
 
 def _sum(values: Any) -> Tensor:

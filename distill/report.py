@@ -61,7 +61,12 @@ def finish(
 
 def write(out: Path, report: dict[str, Any]) -> None:
     """Write report.json and report.md; puts the text into report["summary"]."""
-    report["summary"] = markdown(report)
+    write_with(out, report, markdown(report))
+
+
+def write_with(out: Path, report: dict[str, Any], summary: str) -> None:
+    """The same with a text that is given."""
+    report["summary"] = summary
     for name, text in (("report.json", json.dumps(report, indent=2) + "\n"), ("report.md", report["summary"] + "\n")):
         temporary = out / f".{name}.{os.getpid()}"
         try:

@@ -76,8 +76,8 @@ def test_every_kind_of_task_is_learned_and_the_runtime_agrees(kind: str, base: P
     assert f"{int8:.4f}" in table
     model = tb.load(tmp_path / "run" / "model.tbrt")
     assert model.info()["head"] == {
-        "classification": "classification",
-        "regression": "classification",
+        "classification": "sequence_classification",
+        "regression": "sequence_classification",
         "tagging": "token_classification",
         "choice": "multiple_choice",
         "answers": "question_answering",
@@ -165,8 +165,8 @@ def test_every_example_is_in_one_batch_of_an_epoch_and_batches_depend_on_the_ste
     features = [{"input_ids": [index] * (1 + index % 7), "labels": index} for index in range(40)]
     batches = ShuffledBatches(features, 8, lambda rows: collate(rows, 0), seed=3)
     first = [batches.indices(step).tolist() for step in range(10)]
-    assert sorted(sum(first[:5], [])) == list(range(40))
-    assert sorted(sum(first[5:], [])) == list(range(40))
+    assert sorted(np.concatenate(first[:5])) == list(range(40))
+    assert sorted(np.concatenate(first[5:])) == list(range(40))
     assert first[:5] != first[5:]
     again = ShuffledBatches(features, 8, lambda rows: collate(rows, 0), seed=3)
     assert [again.indices(step).tolist() for step in reversed(range(10))] == first[::-1]

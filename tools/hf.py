@@ -79,6 +79,11 @@ class EncoderConfig:
     conv_activation: str = "none"
     tied: bool = True
 
+    @property
+    def stored_layers(self) -> int:
+        """Encoder layers in the checkpoint."""
+        return self.groups * self.inner_layers or self.num_layers
+
 
 @dataclass
 class Embedding:
