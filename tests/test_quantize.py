@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ from tools.hf import ConversionError
 from tools.quantize import Goal, Search, choose, fewest, main, quantize
 from tools.tasks import Task
 
-mixed = pytest.mark.skipif("keep_float" not in inspect.signature(convert).parameters, reason="convert cannot keep layers in float")
 LAYERS = [f"layers.{layer}.{part}" for layer in (0, 1) for part in ("attention.qkv", "attention.output", "ffn.in", "ffn.out")]
 
 
@@ -124,7 +122,6 @@ def test_bisection_finds_the_smallest_number() -> None:
         assert fewest(count, lambda n: False) is None
 
 
-@mixed
 def test_layers_are_ranked_and_kept_by_the_runtime(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     goal = Goal(Task("pairs", scored_pairs(tmp_path), "a", "b"), "pearson", max_drop=0.0)
@@ -138,7 +135,6 @@ def test_layers_are_ranked_and_kept_by_the_runtime(tmp_path: Path) -> None:
     assert plain["bytes"] < kept["bytes"] < search.results["float"]["bytes"]
 
 
-@mixed
 def test_the_drop_is_met_with_layers_in_float(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     path = scored_pairs(tmp_path)

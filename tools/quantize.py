@@ -9,10 +9,10 @@ Four ways are tried: weights as they are, clipped, migrated, and both (see `fold
 itself, on texts that the calibration has not seen, and on a task (see `evaluate`) where one is named. Taken is the one whose hidden states
 are nearest to the float model's, but weights as they are unless another one has an error that is smaller by MARGIN. The task has no say
 in that: scores of near files differ by chance, and the best of several would look better on these data than it is. If the file is more than
---max-drop points (of 100) below the float model, the linear layers are ranked by the error that each causes alone, all others being float, and the worst are kept in float: as few of them as
-will do. (All others float: errors of layers are small and about independent, so they add up, and each is seen best on its own. Of all int8
-but one float, the difference is lost in the errors of the others. attention.qkv stands for the products of attention too, which are int8
-where it is.) Without a task nothing is kept in float.
+--max-drop points (of 100) below the float model, the linear layers are ranked by the error that each causes alone, all others being float,
+and the worst are kept in float: as few of them as will do. (All others float: errors of layers are small and about independent, so they
+add up, and each is seen best on its own. Of all int8 but one float, the difference is lost in the errors of the others. attention.qkv
+stands for the products of attention too, which are int8 where it is.) Without a task nothing is kept in float.
 
 With --report DIR: report.json has every number, report.md and report.png show them.
 """
@@ -98,8 +98,8 @@ class Search:
 
     def make(self, name: str, recipe: Recipe, keep_float: Sequence[str] = ()) -> None:
         """The int8 file `name`, with some linear layers in float."""
-        settings = {**self._settings, "keep_float": list(keep_float)} if keep_float else self._settings
-        convert(self._directory, self.path(name), prepare=preparation(recipe, self.calibration.statistics, keep_float), **settings)
+        prepare = preparation(recipe, self.calibration.statistics, keep_float)
+        convert(self._directory, self.path(name), prepare=prepare, keep_float=keep_float, **self._settings)
 
     def attempt(self, name: str, recipe: Recipe, keep_float: Sequence[str] = ()) -> dict[str, Any]:
         """Make a file and measure it."""
