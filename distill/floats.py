@@ -1,7 +1,7 @@
 """The runtime's float32 arithmetic in torch, bit for bit: the same polynomials as `kernels.math`, the same order of sums as `kernels.rows`.
 
-A difference of one unit in the last place now and then turns a code into its neighbour, and after a few layers no two codes in ten are
-the same: codes are the runtime's only if what they are rounded from is.
+A difference of one unit in the last place now and then turns a code into its neighbour, and each such step moves many others behind it:
+with torch's own exp, GELU and order of sums, a model of two layers comes out about half as far from its int8 file as the float model does.
 """
 
 from __future__ import annotations
