@@ -77,7 +77,7 @@ def speed(models: Mapping[str, Model], texts: Sequence[str]) -> dict[str, dict[s
 
 
 def machine(model: Model) -> dict[str, Any]:
-    """What was measured on: the CPU, the kernels' level, threads, versions."""
+    """What was measured on: the CPU, how busy it is, the kernels' level, threads, versions."""
     import tinybert_rt
 
     cpu = platform.processor() or platform.machine()
@@ -88,6 +88,7 @@ def machine(model: Model) -> dict[str, Any]:
     return {
         "cpu": cpu,
         "cpus": os.cpu_count(),
+        "load average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "level": facts["isa"],
         "engine": facts["engine"],
         "threads": facts["threads"],

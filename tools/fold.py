@@ -69,7 +69,7 @@ def linear_sources(encoder: EncoderConfig) -> dict[str, list[str]]:
     """The linear layers of a file ("layers.3.ffn.out") → the names of their parts in the checkpoint."""
     kind = encoder.architecture
     sources = {}
-    for layer in range(encoder.groups * encoder.inner_layers or encoder.num_layers):
+    for layer in range(encoder.stored_layers):
         group, member = divmod(layer, encoder.inner_layers or 1)
         source = kind.layer.format(layer=layer, group=group, inner=member)
         for part in PARTS:

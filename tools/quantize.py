@@ -6,12 +6,13 @@ Usage:
         --task pairs --data dev.tsv.gz --text sentence1 --pair sentence2 --label score --max-drop 0.2
 
 Four ways are tried: weights as they are, clipped, migrated, and both (see `fold`). Each is compared with the float model by the runtime
-itself, on texts that the calibration has not seen, and on a task (see `evaluate`) where one is named. The one whose hidden states are
-nearest is taken, or with a task the one that is best at it. If that one is more than --max-drop points (of 100) below the float model, the
-linear layers are ranked by the error that each causes alone, all others being float, and the worst are kept in float: as few of them as
-will do. (All others float: errors of layers are small and about independent, so they add up, and each is seen best on its own. Of all int8
-but one float, the difference is lost in the errors of the others. attention.qkv stands for the products of attention too, which are int8
-where it is.) Without a task nothing is kept in float.
+itself, on texts that the calibration has not seen, and on a task (see `evaluate`) where one is named. Taken is the one whose hidden states
+are nearest to the float model's, but weights as they are unless another one has an error that is smaller by MARGIN. The task has no say
+in that: scores of near files differ by chance, and the best of several would look better on these data than it is. If the file is more than
+--max-drop points (of 100) below the float model, the linear layers are ranked by the error that each causes alone, all others being float,
+and the worst are kept in float: as few of them as will do. (All others float: errors of layers are small and about independent, so they
+add up, and each is seen best on its own. Of all int8 but one float, the difference is lost in the errors of the others. attention.qkv
+stands for the products of attention too, which are int8 where it is.) Without a task nothing is kept in float.
 
 With --report DIR: report.json has every number, report.md and report.png show them.
 """
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from tinybert_rt.model import Model
 
 MAX_DROP = 0.2
+MARGIN = 0.05
+"""The share of the error of token states, 1 − mean cosine, that a change of weights must take away to be made."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,8 @@ class Search:
 
     def make(self, name: str, recipe: Recipe, keep_float: Sequence[str] = ()) -> None:
         """The int8 file `name`, with some linear layers in float."""
-        settings = {**self._settings, "keep_float": list(keep_float)} if keep_float else self._settings
-        convert(self._directory, self.path(name), prepare=preparation(recipe, self.calibration.statistics, keep_float), **settings)
+        prepare = preparation(recipe, self.calibration.statistics, keep_float)
+        convert(self._directory, self.path(name), prepare=prepare, keep_float=keep_float, **self._settings)
 
     def attempt(self, name: str, recipe: Recipe, keep_float: Sequence[str] = ()) -> dict[str, Any]:
         """Make a file and measure it."""
@@ -115,10 +118,9 @@ class Search:
         self.results[name] = found
         return found
 
-    def worth(self, name: str) -> tuple[float, float]:
-        """What is compared between files: the score on the task to 0.01 points, if there is one, then the mean cosine of token states."""
-        found = self.results[name]
-        return round(found.get("score", 0.0), 2), found["tokens"]["mean_cosine"]
+    def error(self, name: str) -> float:
+        """What is compared between files: 1 − the mean cosine of token states."""
+        return 1 - float(self.results[name]["tokens"]["mean_cosine"])
 
     def sensitivity(self, recipe: Recipe) -> dict[str, float]:
         """The relative RMS error of the last hidden states with one linear layer in int8 and all others in float, largest first."""
@@ -145,7 +147,7 @@ def fewest(count: int, enough: Callable[[int], bool]) -> int | None:
 
 
 def choose(search: Search, clip: str) -> tuple[str, Recipe, dict[str, float]]:
-    """Try what there is to try; returns the best file's name, its recipe, and the sensitivity of layers, where that was asked.
+    """Try what there is to try; returns the name of the file to take, its recipe, and the sensitivity of layers, where that was asked.
 
     Raises ConversionError if the goal is not met with every linear layer in float.
     """
@@ -154,7 +156,9 @@ def choose(search: Search, clip: str) -> tuple[str, Recipe, dict[str, float]]:
     recipes = {"plain": Recipe(), "clip": Recipe(clip), "migrate": Recipe(migrate=True), "both": Recipe(clip, migrate=True)}
     for name, recipe in tqdm(recipes.items(), unit="file", desc="quantize", disable=None, leave=False):
         search.attempt(name, recipe)
-    best = max(recipes, key=search.worth)  # of equals the first, which is simpler
+    best = min(recipes, key=search.error)
+    if search.error(best) > (1 - MARGIN) * search.error("plain"):
+        best = "plain"
     goal = search.goal
     if goal is None or search.results[best]["drop"] <= goal.max_drop:
         return best, recipes[best], {}

@@ -129,6 +129,7 @@ def picture(result: dict[str, Any]) -> bytes:
     ]
     bars = fast.barh([name.replace("_", " ") for name in names], ratios, color=INT8)
     fast.bar_label(bars, [f"{ratio:.2f}×" for ratio in ratios])
+    fast.margins(x=0.15)
     fast.axvline(1, color=FLOAT)
     fast.set_title("Speed of int8, float32 = 1")
     shown = result["files"][result["chosen"]]
