@@ -157,7 +157,7 @@ def run(settings: Settings, root: Path, place: Place, *, dry: bool = False) -> d
             break
     if outcome is None or not place.first:
         return None
-    return report.finish(out, student, tokenizer, task, settings, outcome, place)
+    return report.finish(out, student, tokenizer, None if masked else task, settings, outcome, place)
 
 
 def _student(settings: Settings, task: tasks.Task, kind: Any, teacher: Any, tokenizer: Any) -> Any:

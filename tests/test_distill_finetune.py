@@ -20,7 +20,7 @@ KINDS = {
     "classification": ('text = "sentence"\nmax_tokens = 32', distill_files.classification, 0.9),
     "tagging": ("max_tokens = 32", distill_files.tagging, 0.9),
     "choice": ('text = "text"\npair = "endings"\nmax_tokens = 32', distill_files.choices, 0.6),
-    "answers": ("max_tokens = 24\nstride = 8", distill_files.questions, 0.5),
+    "answers": ("max_tokens = 24\nstride = 8", distill_files.questions, 0.2),
     "similarity": ('text = "first"\npair = "second"\nlabel = "score"\nmax_tokens = 32', distill_files.similarity, 0.3),
     "regression": ('text = "first"\npair = "second"\nlabel = "score"\nmax_tokens = 32', distill_files.similarity, 0.1),
     "pairs": ('text = "first"\npair = "second"\nmax_tokens = 32', distill_files.pairs, 0.5),
