@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -160,75 +160,79 @@ def train(
     optimizer = _optimizer(objective, training, place)
     own = as_json(settings)
     state = _resume(folder, objective, optimizer, own)
-    log = _Log(folder / "log.jsonl", state.step, place)
-    module: Any = objective
-    if place.processes > 1:
-        devices = [place.device.index] if place.device.type == "cuda" else None
-        module = torch.nn.parallel.DistributedDataParallel(objective, device_ids=devices)
-    if training.compile:
-        module = torch.compile(module)
-    peak, peak_source = peak_flops(place) if flops_per_token and place.first else (0.0, "")
-    if peak and not state.step:
-        log.write({"peak_flops": peak, "peak_source": peak_source, "flops_per_token": flops_per_token, "device": _device_name(place)})
-    trained = [each for each in objective.parameters() if each.requires_grad]
-    before, began = state.seconds, time.perf_counter()
-    since, tokens_since = began, state.tokens
-    bar = tqdm(total=steps, initial=state.step, desc=title, unit="step", file=sys.stderr, disable=None if place.first else True)
-    over = False
-    ahead = _ahead(batches, training, place, state.step, steps)
-    while state.step < steps and not over:
-        objective.train()
-        seed = (training.seed * 1_000_003 + state.step) * 1_009 + place.rank
-        torch.manual_seed(seed % (1 << 63))
-        for group in optimizer.param_groups:
-            group["lr"] = training.rate(state.step, steps)
-        for micro in range(training.accumulation):
-            batch = {name: _move(value, place.device) for name, value in next(ahead).items()}
-            last = micro == training.accumulation - 1
-            with module.no_sync() if place.processes > 1 and not last else nullcontext():
-                with autocast(place, training.precision):
-                    values = module(batch)
-                (values["loss"] / training.accumulation).backward()
-            for name, value in values.items():
-                state.sums[name] = state.sums.get(name, torch.zeros((), device=place.device)) + value.detach().float()
-            state.counted += 1
-            state.tokens += int(batch["tokens"]) * place.processes
-        norm = torch.nn.utils.clip_grad_norm_(trained, training.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        state.sums["gradient_norm"] = state.sums.get("gradient_norm", torch.zeros((), device=place.device)) + norm * training.accumulation
-        state.step += 1
-        bar.update()
-        ends = state.step == steps
-        if ends or state.step % training.log_every == 0 or state.step % training.checkpoint_every == 0:
-            means = _means(state, place)
-            now = time.perf_counter()
-            state.seconds = before + now - began
-            if not all(math.isfinite(value) for value in means.values()):
-                raise TrainingError(_not_finite(folder, state.step, means))
-            speed = (state.tokens - tokens_since) / max(now - since, 1e-9)
-            since, tokens_since = now, state.tokens
-            line: dict[str, Any] = {"step": state.step, **means, "learning_rate": training.rate(state.step - 1, steps)}
-            line |= {"tokens": state.tokens, "seconds": round(state.seconds, 2), "tokens_per_second": round(speed)}
-            if peak:
-                line["mfu"] = round(speed * flops_per_token / (peak * place.processes), 4)
-            log.write(line)
-            bar.set_postfix_str(f"loss {means['loss']:.4g}, {speed:,.0f} tokens/s" + (f", MFU {line['mfu']:.1%}" if peak else ""))
-            over = _agreed(training.budget_minutes is not None and state.seconds >= 60 * training.budget_minutes, place)
-        if evaluate is not None and (ends or state.step % every == 0) and place.first:
-            objective.eval()
-            measured = {"step": state.step, **evaluate()}
-            log.write({"evaluation": measured})
-            if state.best is None or measured["score"] > state.best["score"]:
-                state.best = dict(measured)
-                checkpoints.write(folder / "best.pt", {"objective": objective.state_dict()})
-        if place.first and (ends or over or state.step % training.checkpoint_every == 0):
-            _save(folder, state, objective, optimizer, own)
-    bar.close()
-    ahead.close()
-    if place.processes > 1:
-        torch.distributed.barrier()
-    log.close()
+    with ExitStack() as stack:
+        log = stack.enter_context(closing(_Log(folder / "log.jsonl", state.step, place)))
+        module: Any = objective
+        if place.processes > 1:
+            devices = [place.device.index] if place.device.type == "cuda" else None
+            module = torch.nn.parallel.DistributedDataParallel(objective, device_ids=devices)
+        if training.compile:
+            module = torch.compile(module)
+        peak, peak_source = peak_flops(place) if flops_per_token and place.first else (0.0, "")
+        if peak and not state.step:
+            log.write({"peak_flops": peak, "peak_source": peak_source, "flops_per_token": flops_per_token, "device": _device_name(place)})
+        trained = [each for each in objective.parameters() if each.requires_grad]
+        before, began = state.seconds, time.perf_counter()
+        since, tokens_since = began, state.tokens
+        bar = stack.enter_context(
+            tqdm(total=steps, initial=state.step, desc=title, unit="step", file=sys.stderr, disable=None if place.first else True)
+        )
+        over = False
+        ahead = stack.enter_context(closing(_ahead(batches, training, place, state.step, steps)))
+        while state.step < steps and not over:
+            objective.train()
+            seed = (training.seed * 1_000_003 + state.step) * 1_009 + place.rank
+            torch.manual_seed(seed % (1 << 63))
+            for group in optimizer.param_groups:
+                group["lr"] = training.rate(state.step, steps)
+            for micro in range(training.accumulation):
+                batch = {name: _move(value, place.device) for name, value in next(ahead).items()}
+                last = micro == training.accumulation - 1
+                with module.no_sync() if place.processes > 1 and not last else nullcontext():
+                    with autocast(place, training.precision):
+                        values = module(batch)
+                    (values["loss"] / training.accumulation).backward()
+                for name, value in values.items():
+                    state.sums[name] = state.sums.get(name, torch.zeros((), device=place.device)) + value.detach().float()
+                state.counted += 1
+                state.tokens += int(batch["tokens"]) * place.processes
+            norm = torch.nn.utils.clip_grad_norm_(trained, training.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            state.sums["gradient_norm"] = (
+                state.sums.get("gradient_norm", torch.zeros((), device=place.device)) + norm * training.accumulation
+            )
+            state.step += 1
+            bar.update()
+            ends = state.step == steps
+            if ends or state.step % training.log_every == 0 or state.step % training.checkpoint_every == 0:
+                means = _means(state, place)
+                now = time.perf_counter()
+                state.seconds = before + now - began
+                if not all(math.isfinite(value) for value in means.values()):
+                    raise TrainingError(_not_finite(folder, state.step, means))
+                speed = (state.tokens - tokens_since) / max(now - since, 1e-9)
+                since, tokens_since = now, state.tokens
+                line: dict[str, Any] = {"step": state.step, **means, "learning_rate": training.rate(state.step - 1, steps)}
+                line |= {"tokens": state.tokens, "seconds": round(state.seconds, 2), "tokens_per_second": round(speed)}
+                if peak:
+                    line["mfu"] = round(speed * flops_per_token / (peak * place.processes), 4)
+                log.write(line)
+                bar.set_postfix_str(f"loss {means['loss']:.4g}, {speed:,.0f} tokens/s" + (f", MFU {line['mfu']:.1%}" if peak else ""))
+                over = _agreed(training.budget_minutes is not None and state.seconds >= 60 * training.budget_minutes, place)
+            if evaluate is not None and (ends or state.step % every == 0) and place.first:
+                objective.eval()
+                paused = time.perf_counter()
+                measured = {"step": state.step, **evaluate()}
+                log.write({"evaluation": measured})
+                if state.best is None or measured["score"] > state.best["score"]:
+                    state.best = dict(measured)
+                    checkpoints.write(folder / "best.pt", {"objective": objective.state_dict()})
+                since += time.perf_counter() - paused
+            if place.first and (ends or over or state.step % training.checkpoint_every == 0):
+                _save(folder, state, objective, optimizer, own)
+        if place.processes > 1:
+            torch.distributed.barrier()
     return Outcome(state.step, state.step >= steps, state.best, folder / "log.jsonl")
 
 
