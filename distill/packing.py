@@ -62,6 +62,21 @@ def runs(sentences: np.ndarray, documents: np.ndarray, longest: int, first: np.n
     return np.concatenate(begins), np.concatenate(ends)
 
 
+def pieces(documents: np.ndarray, longest: int, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cut every document into pieces of `longest` tokens, wherever that is in a sentence, so that rows are full; the last may be shorter.
+
+    Args:
+        documents, first: as of `runs`.
+
+    Returns begins and ends, int64 (pieces,) each.
+    """
+    counts = 1 + np.maximum(0, -(-(np.diff(documents) - first) // longest))
+    number = ranges(np.zeros_like(counts), counts)
+    of = np.repeat(np.arange(len(counts)), counts)
+    begins = documents[of] + np.where(number > 0, first[of] + (number - 1) * longest, 0)
+    return begins, np.minimum(begins + np.where(number > 0, longest, first[of]), documents[of + 1])
+
+
 def single_examples(begins: np.ndarray, ends: np.ndarray) -> Examples:
     """Every run is an example."""
     none = np.zeros_like(begins)
@@ -238,10 +253,10 @@ class PackedBatches:
         longest = self._width - (2 if self._pairs == "none" else 3)
         documents = len(self._corpus.documents) - 1
         first = rng.integers(max(1, longest // 4), longest + 1, documents)
-        begins, ends = runs(self._corpus.sentences, self._corpus.documents, longest, first)
         if self._pairs == "none":
-            examples = single_examples(begins, ends)
+            examples = single_examples(*pieces(self._corpus.documents, longest, first))
         else:
+            begins, ends = runs(self._corpus.sentences, self._corpus.documents, longest, first)
             examples = paired_examples(begins, ends, self._corpus, self._pairs, longest, rng)
         lengths = examples.lengths()
         shuffled = rng.permutation(len(lengths))
