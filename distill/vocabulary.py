@@ -61,6 +61,9 @@ class TokenizerSettings:
 def train_tokenizer(texts: Iterable[str], architecture: str, settings: TokenizerSettings, max_tokens: int, *, quiet: bool = True) -> Any:
     """A tokenizer of `transformers`, as the architecture's own one is built.
 
+    `tokenizers` breaks ties between equally frequent WordPiece and Unigram pieces by chance: two trainings on the same text differ a
+    little. A run keeps the tokenizer that it began with; to repeat a run exactly, give its tokenizer in the settings.
+
     Args:
         texts: paragraphs; they are read once.
         max_tokens: the longest text that it says it is for.

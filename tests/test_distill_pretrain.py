@@ -261,11 +261,12 @@ def test_a_killed_command_goes_on_with_the_same_log(tmp_path: Path) -> None:
         "checkpoints.save = killed; pretrain.main(sys.argv[1:])"
     )
     again = tmp_path / "again"
-    arguments = [str(path), "--data", str(tmp_path), "--set", f"out={again}"]
+    same = ["--set", f"out={again}", "--set", f"tokenizer.path={tmp_path / 'out' / 'tokenizer'}"]
+    arguments = [str(path), "--data", str(tmp_path), *same]
     ended = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env=environment(), capture_output=True, check=False)
     assert ended.returncode == -signal.SIGKILL
     assert (again / "checkpoints" / "step-00000002.pt").exists()
-    assert run(path, "--set", f"out={again}") == 0
+    assert run(path, *same) == 0
     assert losses(again) == expected
 
 
@@ -279,7 +280,8 @@ def test_two_processes_train_as_one_does_in_two_parts(tmp_path: Path) -> None:
     assert run(path, *without, "--set", "training.accumulation=2") == 0
     two = tmp_path / "two"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "distill.pretrain"]
-    command = [sys.executable, *launcher, str(path), "--data", str(tmp_path), *without, "--set", f"out={two}"]
+    same = ["--set", f"out={two}", "--set", f"tokenizer.path={tmp_path / 'out' / 'tokenizer'}"]
+    command = [sys.executable, *launcher, str(path), "--data", str(tmp_path), *without, *same]
     ended = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert (two / "model.tbrt").exists()
@@ -325,8 +327,8 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path, ca
     ("arguments", "says"),
     [
         (["text.train=['nothing*.txt']"], "nothing*.txt: there is no such file of text"),
-        (["text.train=['empty.txt']"], "cannot be trained"),
-        (["text.train=['broken.txt']"], "broken.txt: behind line 1: not UTF-8"),
+        (["text.train=['empty.txt']"], "empty.txt: there is no text in it"),
+        (["text.train=['broken.txt']"], "broken.txt: behind line 0: not UTF-8"),
         (["text.train=['broken.xz']"], "broken.xz: behind line 0: cannot be read"),
         (["text.valid=['empty.txt']"], "empty.txt: there is no text in it"),
         (["objective.max_tokens=64"], "objective.max_tokens is 64; the model has 48 positions"),
