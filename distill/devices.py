@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 
@@ -52,7 +53,8 @@ def find_place(device: str = "auto") -> Place:
         where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(where)
     if processes > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+        # The others wait while the first one tokenizes a corpus, or evaluates.
+        torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(hours=12))
     return Place(where, rank, processes)
 
 

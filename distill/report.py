@@ -18,50 +18,45 @@ from .tasks import Task, evaluate
 from .training import Outcome, read_log
 
 
-def finish(
-    out: Path, model: Any, tokenizer: Any, task: Task, settings: Any, outcome: Outcome, place: Place, more: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def finish(out: Path, model: Any, tokenizer: Any, task: Task | None, settings: Any, outcome: Outcome, place: Place) -> dict[str, Any]:
     """Write `model/`, `model.tbrt`, `report.json` and `report.md` of a model that was trained for a task.
+
+    A masked language model has no task: it is reported with the losses at its end.
 
     Returns the report. Raises DistillError.
     """
     model.to("cpu").eval()
     tokenizer.model_max_length = min(tokenizer.model_max_length, models.longest(model))
-    folder = models.write_checkpoint(
-        out / "model", model, tokenizer, pooling=task.pooled, max_tokens=settings.data.max_tokens if task.pooled else None
-    )
+    pooled = task is not None and task.pooled
+    limit = settings.data.max_tokens if pooled else None
+    folder = models.write_checkpoint(out / "model", model, tokenizer, pooling=pooled, max_tokens=limit)
     file = models.export(folder, out / "model.tbrt", dtype=settings.dtype, name=out.name)
-    exact = models.export(folder, out / ".f32.tbrt", dtype="f32", name=out.name)
-    try:
-        scores = {
-            "PyTorch, float32": evaluate(task, model, tokenizer, task.dev, torch.device("cpu")),
-            "runtime, f32": runtime.evaluate(task, exact, task.dev, tokenizer),
-            f"runtime, {settings.dtype}": runtime.evaluate(task, file, task.dev, tokenizer),
-        }
-    finally:
-        exact.unlink()
+    last = next(line for line in reversed(read_log(outcome.log)) if "loss" in line)
+    if task is None:
+        scores = {"PyTorch, while training": {name: last[name] for name in ("loss", "masked", "soft", "cosine") if name in last}}
+    else:
+        scores = _scores(task, model, tokenizer, folder, file, settings.dtype)
     report = {
         "name": out.name,
-        "kind": task.data.kind,
-        "dev": task.data.dev,
-        "examples": len(task.dev),
+        "kind": task.data.kind if task else "masked tokens",
+        "dev": task.data.dev if task else "texts of the training",
+        "examples": len(task.dev) if task else 0,
         "scores": scores,
         "parameters": sum(each.numel() for each in model.parameters()),
         "bytes": file.stat().st_size,
         "steps": outcome.steps,
         "finished": outcome.finished,
-        "seconds": round(read_log(outcome.log)[-1].get("seconds", last_seconds(outcome.log)), 1),
+        "seconds": round(last["seconds"], 1),
         "hardware": hardware(place),
         "settings": as_json(settings),
-        **(more or {}),
     }
-    write(out, report)
+    write(out, report, markdown(report))
     return report
 
 
-def write(out: Path, report: dict[str, Any]) -> None:
-    """Write report.json and report.md; puts the text into report["summary"]."""
-    report["summary"] = markdown(report)
+def write(out: Path, report: dict[str, Any], summary: str) -> None:
+    """Write report.json and report.md, whose text is in report["summary"] too."""
+    report["summary"] = summary
     for name, text in (("report.json", json.dumps(report, indent=2) + "\n"), ("report.md", report["summary"] + "\n")):
         temporary = out / f".{name}.{os.getpid()}"
         try:
@@ -71,9 +66,17 @@ def write(out: Path, report: dict[str, Any]) -> None:
             raise DistillError(f"{out / name}: cannot be written: {error.strerror}") from None
 
 
-def last_seconds(log: Path) -> float:
-    """The seconds of training that a log tells of."""
-    return float(max((line.get("seconds", 0.0) for line in read_log(log)), default=0.0))
+def _scores(task: Task, model: Any, tokenizer: Any, folder: Path, file: Path, dtype: str) -> dict[str, dict[str, float]]:
+    """What the model reaches in PyTorch, in the runtime in float32, and in the file that was made."""
+    exact = models.export(folder, folder.parent / ".f32.tbrt", dtype="f32")
+    try:
+        return {
+            "PyTorch, float32": evaluate(task, model, tokenizer, task.dev, torch.device("cpu")),
+            "runtime, f32": runtime.evaluate(task, exact, task.dev, tokenizer),
+            f"runtime, {dtype}": runtime.evaluate(task, file, task.dev, tokenizer),
+        }
+    finally:
+        exact.unlink()
 
 
 def markdown(report: Mapping[str, Any]) -> str:

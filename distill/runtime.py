@@ -18,25 +18,29 @@ from .tasks import Task
 def evaluate(task: Task, path: str | Path, rows: Sequence[Any], tokenizer: Any) -> dict[str, float]:
     """The task's numbers for a `.tbrt` file, from the same token ids as PyTorch gets. Raises DistillError."""
     features = task.features(rows, tokenizer)
-    try:
-        model = tb.load(str(path))
-        found = outputs(task, model, features)
-    except tb.TinyBertError as error:
-        raise DistillError(f"{path}: {error}") from None
+    found = outputs(task, load(path), features)
     numbers = task.measure(found, rows, features)
     return {**numbers, "score": numbers[task.main_metric]}
+
+
+def load(path: str | Path) -> Any:
+    """A model of the runtime. Raises DistillError."""
+    try:
+        return tb.load(str(path))
+    except tb.TinyBertError as error:
+        raise DistillError(f"{path}: {error}") from None
 
 
 def outputs(task: Task, model: Any, features: Sequence[Feature]) -> list[Any]:
     """What `Task.outputs` gives, for all features, computed by the runtime."""
     kind = task.data.kind
     if kind in ("similarity", "pairs"):
-        first, second = (_ragged([each["texts"][side] for each in features]) for side in (0, 1))
+        first, second = (ragged([each["texts"][side] for each in features]) for side in (0, 1))
         return list(np.stack([model.encode_ids(*first), model.encode_ids(*second)], 1))
     if kind == "choice":
-        scores = model.logits(*_ragged([choice for each in features for choice in each["choices"]])).ravel()
+        scores = model.logits(*ragged([choice for each in features for choice in each["choices"]])).ravel()
         return np.split(scores, np.cumsum([len(each["choices"]) for each in features])[:-1])
-    ids, offsets, types = _ragged(features)
+    ids, offsets, types = ragged(features)
     logits = model.logits(ids, offsets, types)
     if kind == "tagging":
         tokens = np.split(logits.argmax(1), offsets[1:-1])
@@ -44,7 +48,7 @@ def outputs(task: Task, model: Any, features: Sequence[Feature]) -> list[Any]:
     return np.split(logits, offsets[1:-1]) if kind == "answers" else list(logits)
 
 
-def _ragged(features: Sequence[Feature]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def ragged(features: Sequence[Feature]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """ids int32 (tokens,), offsets int64 (texts + 1,), types uint8 (tokens,) or None."""
     ids = np.concatenate([np.array(each["input_ids"], np.int32) for each in features])
     offsets = np.concatenate([[0], np.cumsum([len(each["input_ids"]) for each in features])]).astype(np.int64)

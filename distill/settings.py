@@ -32,13 +32,14 @@ class SettingsError(DistillError):
     """The settings are wrong: file, table and key."""
 
 
-def read_settings(path: str | Path, kind: type[T], replaced: Iterable[str] = ()) -> T:
+def read_settings(path: str | Path, kind: type[T], replaced: Iterable[str] = (), table: str = "") -> T:
     """The settings in a TOML file.
 
     Args:
         path: the file.
         kind: a frozen dataclass; fields that are dataclasses are tables, tuples of dataclasses are arrays of tables.
         replaced: "table.key=value" each, the value as in TOML; a value that is no TOML is taken as text.
+        table: read this table alone.
 
     Raises SettingsError.
     """
@@ -51,7 +52,9 @@ def read_settings(path: str | Path, kind: type[T], replaced: Iterable[str] = ())
         raise SettingsError(f"{path}: not TOML: {error}") from None
     for each in replaced:
         _replace(values, each)
-    return _build(values, kind, str(path), "")
+    if table and table not in values:
+        raise SettingsError(f"{path}: the table [{table}] is missing")
+    return _build(values[table] if table else values, kind, str(path), table)
 
 
 def as_json(settings: Any) -> dict[str, Any]:

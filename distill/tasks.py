@@ -356,7 +356,7 @@ class Similarity(Pairs):
         return True
 
     def find_labels(self) -> list[str]:
-        self._largest = max(self.numbers(self.train))
+        self._largest = max(self.numbers(self.train or self.dev))
         if self._largest <= 0:
             raise DataError(f"column {self.data.label!r}: no score is above 0")
         return []

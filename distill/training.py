@@ -10,9 +10,12 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -25,14 +28,14 @@ from .settings import DistillError, SettingsError, as_json, differences
 
 
 class TrainingError(DistillError):
-    """Training cannot go on: the loss is not a number."""
+    """Training cannot go on: the loss is not a number, or the log cannot be written."""
 
 
 Batch = dict[str, Any]
 
 
 class Batches(Protocol):
-    """The examples of a run."""
+    """The examples of a run. `at` is a function of its arguments alone; a thread calls it ahead of the step that computes with it."""
 
     def per_epoch(self) -> int:
         """Steps of one pass over the data."""
@@ -157,76 +160,100 @@ def train(
     optimizer = _optimizer(objective, training, place)
     own = as_json(settings)
     state = _resume(folder, objective, optimizer, own)
-    log = _Log(folder / "log.jsonl", state.step, place)
-    module: Any = objective
-    if place.processes > 1:
-        devices = [place.device.index] if place.device.type == "cuda" else None
-        module = torch.nn.parallel.DistributedDataParallel(objective, device_ids=devices)
-    if training.compile:
-        module = torch.compile(module)
-    peak, peak_source = peak_flops(place) if flops_per_token and place.first else (0.0, "")
-    if peak and not state.step:
-        log.write({"peak_flops": peak, "peak_source": peak_source, "flops_per_token": flops_per_token, "device": _device_name(place)})
-    trained = [each for each in objective.parameters() if each.requires_grad]
-    parts = training.accumulation * place.processes
-    before, began = state.seconds, time.perf_counter()
-    since, tokens_since = began, state.tokens
-    bar = tqdm(total=steps, initial=state.step, desc=title, unit="step", file=sys.stderr, disable=None if place.first else True)
-    over = False
-    while state.step < steps and not over:
-        objective.train()
-        seed = (training.seed * 1_000_003 + state.step) * 1_009 + place.rank
-        torch.manual_seed(seed % (1 << 63))
-        for group in optimizer.param_groups:
-            group["lr"] = training.rate(state.step, steps)
-        for micro in range(training.accumulation):
-            part = place.rank * training.accumulation + micro
-            batch = {name: _move(value, place.device) for name, value in batches.at(state.step, part, parts).items()}
-            last = micro == training.accumulation - 1
-            with module.no_sync() if place.processes > 1 and not last else nullcontext():
-                with autocast(place, training.precision):
-                    values = module(batch)
-                (values["loss"] / training.accumulation).backward()
-            for name, value in values.items():
-                state.sums[name] = state.sums.get(name, torch.zeros((), device=place.device)) + value.detach().float()
-            state.counted += 1
-            state.tokens += int(batch["tokens"]) * place.processes
-        norm = torch.nn.utils.clip_grad_norm_(trained, training.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        state.sums["gradient_norm"] = state.sums.get("gradient_norm", torch.zeros((), device=place.device)) + norm * training.accumulation
-        state.step += 1
-        bar.update()
-        ends = state.step == steps
-        if ends or state.step % training.log_every == 0 or state.step % training.checkpoint_every == 0:
-            means = _means(state, place)
-            now = time.perf_counter()
-            state.seconds = before + now - began
-            if not all(math.isfinite(value) for value in means.values()):
-                raise TrainingError(_not_finite(folder, state.step, means))
-            speed = (state.tokens - tokens_since) / max(now - since, 1e-9)
-            since, tokens_since = now, state.tokens
-            line: dict[str, Any] = {"step": state.step, **means, "learning_rate": training.rate(state.step - 1, steps)}
-            line |= {"tokens": state.tokens, "seconds": round(state.seconds, 2), "tokens_per_second": round(speed)}
-            if peak:
-                line["mfu"] = round(speed * flops_per_token / (peak * place.processes), 4)
-            log.write(line)
-            bar.set_postfix_str(f"loss {means['loss']:.4g}, {speed:,.0f} tokens/s" + (f", MFU {line['mfu']:.1%}" if peak else ""))
-            over = _agreed(training.budget_minutes is not None and state.seconds >= 60 * training.budget_minutes, place)
-        if evaluate is not None and (ends or state.step % every == 0) and place.first:
-            objective.eval()
-            measured = {"step": state.step, **evaluate()}
-            log.write({"evaluation": measured})
-            if state.best is None or measured["score"] > state.best["score"]:
-                state.best = dict(measured)
-                checkpoints.write(folder / "best.pt", {"objective": objective.state_dict()})
-        if place.first and (ends or over or state.step % training.checkpoint_every == 0):
-            _save(folder, state, objective, optimizer, own)
-    bar.close()
-    if place.processes > 1:
-        torch.distributed.barrier()
-    log.close()
+    with ExitStack() as stack:
+        log = stack.enter_context(closing(_Log(folder / "log.jsonl", state.step, place)))
+        module: Any = objective
+        if place.processes > 1:
+            devices = [place.device.index] if place.device.type == "cuda" else None
+            module = torch.nn.parallel.DistributedDataParallel(objective, device_ids=devices)
+        if training.compile:
+            module = torch.compile(module)
+        peak, peak_source = peak_flops(place) if flops_per_token and place.first else (0.0, "")
+        if peak and not state.step:
+            log.write({"peak_flops": peak, "peak_source": peak_source, "flops_per_token": flops_per_token, "device": _device_name(place)})
+        trained = [each for each in objective.parameters() if each.requires_grad]
+        before, began = state.seconds, time.perf_counter()
+        since, tokens_since = began, state.tokens
+        bar = stack.enter_context(
+            tqdm(total=steps, initial=state.step, desc=title, unit="step", file=sys.stderr, disable=None if place.first else True)
+        )
+        over = False
+        ahead = stack.enter_context(closing(_ahead(batches, training, place, state.step, steps)))
+        while state.step < steps and not over:
+            objective.train()
+            seed = (training.seed * 1_000_003 + state.step) * 1_009 + place.rank
+            torch.manual_seed(seed % (1 << 63))
+            for group in optimizer.param_groups:
+                group["lr"] = training.rate(state.step, steps)
+            for micro in range(training.accumulation):
+                batch = {name: _move(value, place.device) for name, value in next(ahead).items()}
+                last = micro == training.accumulation - 1
+                with module.no_sync() if place.processes > 1 and not last else nullcontext():
+                    with autocast(place, training.precision):
+                        values = module(batch)
+                    (values["loss"] / training.accumulation).backward()
+                for name, value in values.items():
+                    state.sums[name] = state.sums.get(name, torch.zeros((), device=place.device)) + value.detach().float()
+                state.counted += 1
+                state.tokens += int(batch["tokens"]) * place.processes
+            norm = torch.nn.utils.clip_grad_norm_(trained, training.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            state.sums["gradient_norm"] = (
+                state.sums.get("gradient_norm", torch.zeros((), device=place.device)) + norm * training.accumulation
+            )
+            state.step += 1
+            bar.update()
+            ends = state.step == steps
+            if ends or state.step % training.log_every == 0 or state.step % training.checkpoint_every == 0:
+                means = _means(state, place)
+                now = time.perf_counter()
+                state.seconds = before + now - began
+                if not all(math.isfinite(value) for value in means.values()):
+                    raise TrainingError(_not_finite(folder, state.step, means))
+                speed = (state.tokens - tokens_since) / max(now - since, 1e-9)
+                since, tokens_since = now, state.tokens
+                line: dict[str, Any] = {"step": state.step, **means, "learning_rate": training.rate(state.step - 1, steps)}
+                line |= {"tokens": state.tokens, "seconds": round(state.seconds, 2), "tokens_per_second": round(speed)}
+                if peak:
+                    line["mfu"] = round(speed * flops_per_token / (peak * place.processes), 4)
+                log.write(line)
+                bar.set_postfix_str(f"loss {means['loss']:.4g}, {speed:,.0f} tokens/s" + (f", MFU {line['mfu']:.1%}" if peak else ""))
+                over = _agreed(training.budget_minutes is not None and state.seconds >= 60 * training.budget_minutes, place)
+            if evaluate is not None and (ends or state.step % every == 0) and place.first:
+                objective.eval()
+                paused = time.perf_counter()
+                measured = {"step": state.step, **evaluate()}
+                log.write({"evaluation": measured})
+                if state.best is None or measured["score"] > state.best["score"]:
+                    state.best = dict(measured)
+                    checkpoints.write(folder / "best.pt", {"objective": objective.state_dict()})
+                since += time.perf_counter() - paused
+            if place.first and (ends or over or state.step % training.checkpoint_every == 0):
+                _save(folder, state, objective, optimizer, own)
+        if place.processes > 1:
+            torch.distributed.barrier()
     return Outcome(state.step, state.step >= steps, state.best, folder / "log.jsonl")
+
+
+def _ahead(batches: Batches, training: Training, place: Place, first: int, steps: int) -> Generator[Batch, None, None]:
+    """The batches of this process from a step on, the next two made while one is computed with."""
+    begin, parts = place.rank * training.accumulation, training.accumulation * place.processes
+    wanted = ((step, begin + micro, parts) for step in range(first, steps) for micro in range(training.accumulation))
+
+    def make(step: int, part: int, parts: int) -> Batch:
+        batch = batches.at(step, part, parts)
+        if place.device.type != "cuda":
+            return batch
+        # A copy to the GPU waits for it unless the memory is pinned.
+        return {name: value.pin_memory() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(make, *each) for each in islice(wanted, 2))
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(pool.submit(make, *each) for each in islice(wanted, 1))
+            yield batch
 
 
 def load_best(folder: str | Path, objective: torch.nn.Module) -> None:
@@ -245,24 +272,52 @@ class _Log:
     """`log.jsonl`: a line of JSON for each group of steps. Lines behind the checkpoint that a run goes on from are written anew."""
 
     def __init__(self, path: Path, step: int, place: Place) -> None:
-        self._file = None
+        self._file, self._path = None, path
         if not place.first:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in read_log(path) if line.get("step", line.get("evaluation", line).get("step", 0)) <= step] if step else []
-        temporary = path.with_suffix(".new")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".new")
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in _lines_up_to(path, step)), encoding="utf-8")
+            temporary.replace(path)
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise self._failed(error) from None
 
     def write(self, line: dict[str, Any]) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
+        except OSError as error:
+            raise self._failed(error) from None
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+    def _failed(self, error: OSError) -> TrainingError:
+        last = checkpoints.newest(self._path.parent / "checkpoints")
+        left = f"the last checkpoint, {last}, is intact" if last else "there is no checkpoint yet"
+        return TrainingError(
+            f"{self._path}: cannot be written: {error.strerror or error}; {left}: make room and give the same command again"
+        )
+
+
+def _lines_up_to(path: Path, step: int) -> list[dict[str, Any]]:
+    """The lines of a log up to a step; one that the end of a process cut off is none."""
+    kept: list[dict[str, Any]] = []
+    if not step or not path.exists():
+        return kept
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break
+        if line.get("step", line.get("evaluation", line).get("step", 0)) <= step:
+            kept.append(line)
+    return kept
 
 
 def _optimizer(objective: torch.nn.Module, training: Training, place: Place) -> torch.optim.Optimizer:

@@ -57,10 +57,15 @@ def small_config(**changes: int) -> dict[str, int]:
     return {**config, **dict.fromkeys(layout.OPTIONAL_FIELDS, 0), **changes}
 
 
-def small_tensors(config: dict[str, int]) -> dict[str, np.ndarray]:
-    """A valid tokenizer, and weights of which all are 0 but some scales, biases and norms that are in use."""
-    tensors = {name: np.zeros(shape, NUMPY_DTYPES[dtype]) for name, (dtype, shape) in file_tensors.tensor_specs(config).items()}
+def small_tensors(config: dict[str, int], marks: bytes = b"") -> dict[str, np.ndarray]:
+    """A valid tokenizer, and weights of which all are 0 but some scales, biases and norms that are in use.
+
+    marks: the first bytes of the tensor "float_linears".
+    """
+    tensors = {name: np.zeros(shape, NUMPY_DTYPES[dtype]) for name, (dtype, shape) in file_tensors.tensor_specs(config, marks).items()}
     del tensors["config"]
+    if marks:
+        tensors["float_linears"][: len(marks)] = list(marks)
     trie = build_trie(PIECES)
     tensors["tokenizer.trie"][: len(trie)] = trie
     tensors["tokenizer.pieces"][: config["pieces_bytes"]] = np.frombuffer(b"".join(PIECES), np.uint8)
@@ -74,17 +79,20 @@ def small_tensors(config: dict[str, int]) -> dict[str, np.ndarray]:
     return tensors
 
 
-def write_small(path: Path, metadata: dict[str, str] | None = None, **changes: int) -> Path:
+def write_small(path: Path, metadata: dict[str, str] | None = None, marks: bytes = b"", **changes: int) -> Path:
     """A valid file."""
-    config = small_config(**changes)
-    write_model(path, config, small_tensors(config), metadata or {"source": "a test"})
+    config = small_config(**{"float_linears": len(layout.float_linears(marks)), **changes})
+    write_model(path, config, small_tensors(config, marks), metadata or {"source": "a test"})
     return path
 
 
 @cache
 def small_bytes(tmp: Path, weight_dtype: str = "int8") -> bytes:
-    """The bytes of a valid file."""
-    return write_small(tmp / f"small-{weight_dtype}.tbrt", weight_dtype=layout.WEIGHT_DTYPES[weight_dtype]).read_bytes()
+    """The bytes of a valid file; "mixed": int8, with two linear layers in float32."""
+    path = tmp / f"small-{weight_dtype}.tbrt"
+    if weight_dtype == "mixed":
+        return write_small(path, marks=bytes([9])).read_bytes()
+    return write_small(path, weight_dtype=layout.WEIGHT_DTYPES[weight_dtype]).read_bytes()
 
 
 def split(data: bytes) -> tuple[dict[str, Any], bytes]:
@@ -183,7 +191,8 @@ def tensor_table() -> str:
     for prefix, rules in (("", file_tensors.GLOBAL_RULES), ("layers.N.", file_tensors.LAYER_RULES)):
         for rule in rules:
             shape = ", ".join(map(dimension_text, rule.shape))
-            files = kinds[rule.weight_dtype] + (f", `{rule.field}` > 0" if rule.field else "")
+            kept = {"int8": ", not in `float_linears`", "f32": " or in `float_linears`"}.get(kinds[rule.weight_dtype], "")
+            files = kinds[rule.weight_dtype] + (kept if rule.linear else "") + (f", `{rule.field}` > 0" if rule.field else "")
             files += f", `{rule.absent}` = 0" if rule.absent else ""
             lines.append(f"| `{prefix}{rule.name}` | {files} | {rule.dtype} | {shape} |")
     return "\n".join(lines)

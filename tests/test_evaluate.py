@@ -1,4 +1,4 @@
-"""The measures of the evaluation against independent code, and the tasks on made-up data."""
+"""Vectors measured on made-up data: similarity, retrieval, and the command line."""
 
 from __future__ import annotations
 
@@ -10,31 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tools import evaluate
-
-
-def scores(size: int, kinds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two related vectors with many ties."""
-    rng = np.random.default_rng([size, kinds])
-    x = rng.integers(0, kinds, size).astype(np.float64)
-    return x, np.round(x + rng.standard_normal(size) * kinds / 3)
-
-
-@pytest.mark.parametrize(("size", "kinds"), [(2, 50), (10, 3), (97, 5), (500, 1000)])
-def test_correlations_are_those_of_scipy(size: int, kinds: int) -> None:
-    stats = pytest.importorskip("scipy.stats")
-    x, y = scores(size, kinds)
-    assert evaluate.spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
-    assert evaluate.pearson(x, y) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-12)
-    assert np.array_equal(evaluate.ranks(x), stats.rankdata(x))
-
-
-def test_ties_share_the_mean_of_their_ranks() -> None:
-    assert evaluate.ranks(np.array([3.0, 1.0, 3.0, 2.0, 3.0])).tolist() == [4, 1, 4, 2, 4]
-
-
-def test_correlation_of_a_constant_is_undefined() -> None:
-    assert np.isnan(evaluate.spearman(np.ones(4), np.arange(4)))
+from tools import evaluate, vector_tasks
+from tools.rows import DataError
 
 
 @pytest.mark.parametrize(
@@ -49,7 +26,7 @@ def test_correlation_of_a_constant_is_undefined() -> None:
     ],
 )
 def test_ndcg(grades: dict[str, int], ranking: list[str], expected: float) -> None:
-    assert evaluate.ndcg_at_10(grades, ranking) == pytest.approx(expected)
+    assert vector_tasks.ndcg_at_10(grades, ranking) == pytest.approx(expected)
 
 
 def letters(texts: list[str]) -> np.ndarray:
@@ -78,7 +55,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_stsb_counts_and_correlates(data: Path) -> None:
-    result = evaluate.stsb(letters, data)
+    result = vector_tasks.stsb(letters, data)
     assert (result["pairs"], result["sentences"], result["unique_sentences"]) == (3, 6, 4)
     assert result["spearman"] == pytest.approx(1)
     assert 0 < result["pearson"] <= 1
@@ -90,26 +67,30 @@ def test_stsb_compares_with_a_reference(data: Path) -> None:
         vectors[0, 0] += 0.5
         return vectors
 
-    result = evaluate.stsb(letters, data, shifted)
+    result = vector_tasks.stsb(letters, data, shifted)
     assert result["max_abs_difference_to_reference"] == pytest.approx(0.5, abs=1e-6)
     assert result["min_cosine_to_reference"] < result["mean_cosine_to_reference"] < 1
-    same = evaluate.stsb(letters, data, letters)
+    same = vector_tasks.stsb(letters, data, letters)
     assert same["min_cosine_to_reference"] == pytest.approx(1)
-    with pytest.raises(evaluate.EvaluationError, match="shape"):
-        evaluate.stsb(letters, data, lambda texts: letters(texts)[:, :3])
+    with pytest.raises(DataError, match="shape"):
+        vector_tasks.stsb(letters, data, lambda texts: letters(texts)[:, :3])
 
 
 def test_scifact_ranks_the_corpus(data: Path) -> None:
-    result = evaluate.scifact(letters, data)
+    result = vector_tasks.scifact(letters, data)
     assert (result["documents"], result["queries"]) == (2, 2)
     assert result["ndcg_at_10"] == pytest.approx((1 + 1 / np.log2(3)) / 2)
 
 
 def test_missing_data_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(evaluate.EvaluationError, match=r"test\.tsv\.gz"):
-        evaluate.evaluate(letters, "stsb", tmp_path)
-    with pytest.raises(evaluate.EvaluationError, match="'glue'"):
-        evaluate.evaluate(letters, "glue", tmp_path)
+    with pytest.raises(DataError, match=r"test\.tsv\.gz"):
+        vector_tasks.stsb(letters, tmp_path)
+
+
+def test_scores_are_numbers(data: Path) -> None:
+    _write(data / "glue" / "stsb" / "test.tsv.gz", ["sentence1\tsentence2\tscore", "a\tb\t5.0", "a\tb\tmuch"])
+    with pytest.raises(DataError, match="row 2: 'much' is no number"):
+        vector_tasks.stsb(letters, data)
 
 
 def test_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -247,6 +247,18 @@ def test_every_architecture_has_the_same_bytes_from_the_library(
     assert model.encode(SENTENCES, truncation="truncate").tobytes() == expected.tobytes()
 
 
+def test_layers_that_are_float_in_an_int8_file_have_the_same_bytes_from_the_library(
+    library: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_checkpoint(tmp_path)
+    convert(tmp_path, tmp_path / "model.tbrt", keep_float=["layers.0.attention.qkv", "layers.0.ffn.out", "layers.1.ffn.in"])
+    expected = tb.load(tmp_path / "model.tbrt", engine="jit").encode(SENTENCES, truncation="truncate")
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(library / "lib" / this_machine().shared_name))  # type: ignore[union-attr]
+    model = tb.load(tmp_path / "model.tbrt")
+    assert (model.engine, len(model.info()["float_linears"])) == ("native", 3)
+    assert model.encode(SENTENCES, truncation="truncate").tobytes() == expected.tobytes()
+
+
 def test_the_embed_example_gives_the_same_bytes(examples: Path) -> None:
     lines = [text for text in SENTENCES if text]
     result = subprocess.run([examples / "embed", BUNDLED], input="\n".join(lines).encode(), capture_output=True, check=True)

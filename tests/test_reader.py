@@ -12,11 +12,12 @@ from tinybert_rt.format import layout
 from tinybert_rt.format import tensors as file_tensors
 
 
-@pytest.mark.parametrize("weight_dtype", layout.WEIGHT_DTYPES)
-def test_valid_file_fills_the_structs(weight_dtype: str, tmp_path: Path) -> None:
-    config = small_config(weight_dtype=layout.WEIGHT_DTYPES[weight_dtype], num_layers=3, layer_norm_eps_bits=0x3A83126F)
-    expected = small_tensors(config)
-    path = write_small(tmp_path / "m.tbrt", **config)
+@pytest.mark.parametrize(("weight_dtype", "marks"), [("f32", b""), ("int8", b""), ("int8", bytes([6, 0, 9]))])
+def test_valid_file_fills_the_structs(weight_dtype: str, marks: bytes, tmp_path: Path) -> None:
+    kinds = {"weight_dtype": layout.WEIGHT_DTYPES[weight_dtype], "float_linears": len(layout.float_linears(marks))}
+    config = small_config(**kinds, num_layers=3, layer_norm_eps_bits=0x3A83126F)
+    expected = small_tensors(config, marks)
+    path = write_small(tmp_path / "m.tbrt", marks=marks, **config)
     model = reader().open(path.read_bytes())
     for name in ("num_layers", "hidden_size", "num_heads", "vocab_size", "max_tokens", "pooling", "normalize", "activation"):
         assert getattr(model, name) == config[name]

@@ -360,6 +360,7 @@ config_case("number_negative", errors.ConfigRangeError, "'hidden_size' is -16", 
 config_case("reserved_element_in_use", errors.ReservedConfigError, "element 63", element_63=1)
 config_case("heads_do_not_divide", errors.HeadSizeError, "3 attention heads do not divide hidden_size 16", num_heads=3)
 config_case("heads_take_too_many_columns", errors.HeadSizeError, "65536 padded columns", hidden_size=16384, num_heads=16384)
+config_case("float_linears_of_a_float_file", errors.FloatLinearsError, "is 1, but 0 linear", weight_dtype=0, float_linears=1)
 config_case("more_stored_layers_than_layers", errors.LayerSharingError, "2 stored layers cannot be shared by 1 layers", stored_layers=2)
 config_case("inner_layers_do_not_divide", errors.LayerSharingError, "1 stored layers cannot be shared by 1 layers", inner_layers=2)
 config_case("head_without_labels", errors.HeadLabelsError, "a head of the kind 1 cannot have 0 labels", head=1)

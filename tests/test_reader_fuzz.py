@@ -39,7 +39,7 @@ if os.name != "posix":
     pytest.skip("needs mprotect", allow_module_level=True)
 
 
-@pytest.fixture(scope="module", params=layout.WEIGHT_DTYPES)
+@pytest.fixture(scope="module", params=[*layout.WEIGHT_DTYPES, "mixed"])
 def valid(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return small_bytes(tmp_path_factory.mktemp("format"), request.param)
 
@@ -83,8 +83,10 @@ def assert_harmless(data: np.ndarray) -> None:
             inside(norm.weight, 4 * model.hidden_width)
             inside(norm.bias, 4 * model.hidden_width)
         for linear in (layer.qkv, layer.attention_output, layer.ffn_in, layer.ffn_out):
-            inside(linear.weight, linear.outputs * (layout.pad(linear.inputs, 4) if int8 else 4 * linear.inputs))
-            for address in (linear.bias, *((linear.scale, linear.column_sum) if int8 else ())):
+            own = linear.scale != 0
+            assert own == int8 or (int8 and model.float_linears != 0)
+            inside(linear.weight, linear.outputs * (layout.pad(linear.inputs, 4) if own else 4 * linear.inputs))
+            for address in (linear.bias, *((linear.scale, linear.column_sum) if own else ())):
                 inside(address, 4 * linear.outputs)
 
 

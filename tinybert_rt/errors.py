@@ -298,6 +298,12 @@ class BucketError(ModelFileError):
     code = 71
 
 
+class FloatLinearsError(ModelFileError):
+    """The file does not say consistently which linear layers stay float32 among int8 ones."""
+
+    code = 72
+
+
 class HeadLabelsError(ModelFileError):
     """The file's head has no labels, or its labels have no head."""
 

@@ -13,11 +13,11 @@ import numpy as np
 from tinybert_rt.engine.arguments import between, caller_stack_level, integer, one_of
 from tinybert_rt.engine.calls import run_texts
 from tinybert_rt.engine.library import Library
-from tinybert_rt.engine.modelfile import ModelFile, PathOrBytes, strings
+from tinybert_rt.engine.modelfile import ModelFile, PathOrBytes, memory, strings
 from tinybert_rt.engine.session import SessionPool
 from tinybert_rt.engine.texts import Text, TokenScratch, batches, character_spans, encode_error, utf8
 from tinybert_rt.errors import InvalidArgumentError, TruncationWarning
-from tinybert_rt.format.layout import ARCHITECTURES, HEADS, POOLINGS, TOKENIZER_KINDS
+from tinybert_rt.format.layout import ARCHITECTURES, HEADS, MAX_LAYERS, POOLINGS, TOKENIZER_KINDS, float_linears
 from tinybert_rt.text.limits import TRUNCATIONS
 from tinybert_rt.vectors import Encoded, Tokens, collect
 
@@ -106,6 +106,7 @@ class OpenedModel:
             "vocabulary": int(model.vocab_size),
             "max_tokens": self.max_tokens,
             "weights": "int8" if model.weight_dtype else "f32",
+            "float_linears": float_linears(memory(model.float_linears, MAX_LAYERS)) if model.float_linears else [],
             "pooling": poolings[int(model.pooling)],
             "normalized": bool(model.normalize),
             "head": heads[int(model.head)],

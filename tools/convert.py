@@ -5,6 +5,7 @@ Usage:
     python -m tools.convert model.onnx --out model.tbrt         (config.json and the tokenizer lie beside it or one directory up)
     python -m tools.convert DIRECTORY --out model.tbrt --dtype f32
     python -m tools.convert DIRECTORY --out model.tbrt --pooling mean --normalize    (a directory without modules.json)
+    python -m tools.convert DIRECTORY --out model.tbrt --keep-float layers.0 --keep-float layers.5.ffn.out     (the rest is int8)
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from . import onnx_import
 from .heads import TASKS, Head, drop_missing_head, head_tensors, read_head
 from .hf import ConversionError, Embedding, EncoderConfig, Weights, file_digest, read_config, read_embedding, read_weights
 from .hf_tokenizer import read_tokenizer
+from .keep import kept_linears
 from .tensors import TensorReport, weight_tensors
 from .tokenizer_parts import Tokenizer, tokenizer_tensors
 
@@ -61,6 +63,8 @@ def convert(
     name: str | None = None,
     license: str | None = None,  # noqa: A002
     head: str | None = None,
+    prepare: Callable[[Weights, EncoderConfig], str] | None = None,
+    keep_float: Collection[str] = (),
 ) -> ConversionReport:
     """Convert the checkpoint in `directory` to the file `out`.
 
@@ -77,6 +81,9 @@ def convert(
         name: the model's name in the file; default: the directory's.
         license: the licence of the weights, noted in the file.
         head: which head, one of `heads.TASKS`, where the checkpoint has several; "none" leaves it out.
+        prepare: changes the weights before they are quantized, and says in a few words how, for the file's metadata, see `fold`.
+        keep_float: linear layers that stay float32 in an int8 file, by their names in the file: "layers.3.ffn.out", or "layers.3" for
+            all four of that layer.
 
     Raises ConversionError for what cannot be converted.
     """
@@ -117,17 +124,19 @@ def convert(
         notes.append("tokenizer_config.json: the tokenizer gives no token types to the model: both texts of a pair have type 0")
 
     tensors, config = tokenizer_tensors(tokenizer)
-    config.update(_encoder_fields(encoder, dtype))
+    kept = kept_linears(keep_float, encoder.stored_layers, dtype)
+    config.update(_encoder_fields(encoder, dtype), float_linears=len(kept))
     config.update(pooling=layout.POOLINGS[pooling], normalize=int(normalize), max_tokens=limit)
     weights, unused = _weights(graph, embedding.transformer, encoder, named)
     notes += unused
+    prepared = prepare(weights, encoder) if prepare else ""
     named, about = drop_missing_head(named, weights, encoder.architecture)
     if named is None and head == "masked_token":
         raise ConversionError(f"{weights.path}: the checkpoint has no weights of a head for masked tokens, which was asked for")
     made, fields = head_tensors(named, encoder, weights, len(tokenizer.pieces), dtype == "int8")
     tensors.update(made)
     notes += about
-    made, reports = weight_tensors(weights, encoder, len(tokenizer.pieces), dtype == "int8")
+    made, reports = weight_tensors(weights, encoder, len(tokenizer.pieces), dtype == "int8", kept)
     tensors.update(made)
     config.update(fields)
     notes += weights.check_rest()
@@ -135,7 +144,7 @@ def convert(
         "name": name or directory.resolve().name,
         "source": _source(directory, encoder),
         "source_sha256": file_digest(weights.path),
-        "quantization": _quantization_summary(reports, dtype),
+        "quantization": _quantization_summary(reports, dtype, prepared, kept),
     }
     if license is not None:
         metadata["license"] = license
@@ -232,10 +241,16 @@ def _encoder_fields(encoder: EncoderConfig, dtype: str) -> dict[str, int]:
     }
 
 
-def _quantization_summary(reports: list[TensorReport], dtype: str) -> str:
-    """JSON for the file's metadata: per tensor the relative RMS error."""
-    errors = {report.name: round(report.error.relative_rms, 6) for report in reports}
-    return json.dumps({"dtype": dtype, "relative_rms_error": errors})
+def _quantization_summary(reports: list[TensorReport], dtype: str, prepared: str, kept: Collection[str]) -> str:
+    """JSON for the file's metadata: per tensor the relative RMS error; how weights were changed before, and the linear layers that stay
+    float32, where there are any."""
+    summary: dict[str, object] = {"dtype": dtype}
+    if prepared:
+        summary["prepared"] = prepared
+    summary["relative_rms_error"] = {report.name: round(report.error.relative_rms, 6) for report in reports}
+    if kept:
+        summary["keep_float"] = list(kept)
+    return json.dumps(summary)
 
 
 def format_report(report: ConversionReport, show: int | None = 10) -> str:
@@ -256,12 +271,12 @@ def format_report(report: ConversionReport, show: int | None = 10) -> str:
     return "\n".join(lines)
 
 
-def parser(prog: str) -> argparse.ArgumentParser:
-    """The command line."""
-    command = OneLineParser(prog=prog, description="Convert a Hugging Face directory or an ONNX file of an encoder to a .tbrt file.")
-    command.add_argument("directory", help="Hugging Face or sentence-transformers directory, or .onnx file")
-    command.add_argument("--out", required=True, metavar="FILE", help="the .tbrt file to write")
-    command.add_argument("--dtype", choices=DTYPES, default="int8", help="weights in the file (default: int8)")
+MODEL_OPTIONS = ("pooling", "normalize", "max_tokens", "drop_unused_rows", "name", "license", "head")
+"""The arguments of `convert` that say what the checkpoint does not."""
+
+
+def add_model_options(command: argparse.ArgumentParser) -> None:
+    """MODEL_OPTIONS on a command line."""
     command.add_argument("--pooling", choices=tuple(layout.POOLINGS), help="needed if the directory has no modules.json")
     command.add_argument("--normalize", action=argparse.BooleanOptionalAction, help="vectors of length 1")
     command.add_argument("--max-tokens", type=int, metavar="N", help="longest text (default: what the directory says)")
@@ -269,6 +284,18 @@ def parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--name", help="the model's name in the file (default: the directory's)")
     command.add_argument("--license", help="the licence of the weights, noted in the file")
     command.add_argument("--head", choices=TASKS, help="which head, where the checkpoint has several; none: leave it out")
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The command line."""
+    command = OneLineParser(prog=prog, description="Convert a Hugging Face directory or an ONNX file of an encoder to a .tbrt file.")
+    command.add_argument("directory", help="Hugging Face or sentence-transformers directory, or .onnx file")
+    command.add_argument("--out", required=True, metavar="FILE", help="the .tbrt file to write")
+    command.add_argument("--dtype", choices=DTYPES, default="int8", help="weights in the file (default: int8)")
+    add_model_options(command)
+    command.add_argument(
+        "--keep-float", action="append", default=[], metavar="NAME", help="layers.N or layers.N.ffn.out: stays float32; may be repeated"
+    )
     command.add_argument("--all", action="store_true", help="show the error of every tensor, not only of the worst")
     return command
 
@@ -281,13 +308,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m tools.co
             options.directory,
             options.out,
             dtype=options.dtype,
-            pooling=options.pooling,
-            normalize=options.normalize,
-            max_tokens=options.max_tokens,
-            drop_unused_rows=options.drop_unused_rows,
-            name=options.name,
-            license=options.license,
-            head=options.head,
+            **{name: getattr(options, name) for name in MODEL_OPTIONS},
+            keep_float=options.keep_float,
         )
     except ConversionError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)

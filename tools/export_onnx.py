@@ -35,7 +35,7 @@ ARCHITECTURES = ("bert", "roberta", "distilbert", "albert", "electra", "xlm-robe
 HEADS = ("none", "sequence_classification", "token_classification", "question_answering")
 _FIELDS = (
     *layout.CONFIG_FIELDS[: layout.CONFIG_FIELDS.index("embedding_size")],
-    *("embedding_size", "stored_layers", "inner_layers", "head", "labels", "head_activation", "problem", "labels_bytes"),
+    *("embedding_size", "stored_layers", "inner_layers", "head", "labels", "head_activation", "problem", "labels_bytes", "float_linears"),
 )
 """The config fields that the graph expresses; a file in which another one is set computes something else."""
 
@@ -61,7 +61,8 @@ def export(model: str | Path, out: str | Path, *, dtype: str = "float") -> Expor
     """Write the ONNX file `out` of the `.tbrt` file `model`.
 
     Args:
-        dtype: "float": float32, int8 weights dequantized; "int8": weights int8, inputs of linear layers u8 per token.
+        dtype: "float": float32, int8 weights dequantized; "int8": weights int8, inputs of linear layers u8 per token, but for
+            linear layers that an int8 file keeps in float32.
 
     Raises ConversionError for a file that cannot be read, or whose model has parts that the graph does not express.
     """
@@ -103,7 +104,7 @@ def build_model(file: TbrtFile, int8: bool) -> Any:
     config = file.config
     states = onnx_builder.embeddings(build, file)
     mask = onnx_builder.mask_of_scores(build)
-    stored = [_kept_layer(build, layer) for layer in file.layers()]
+    stored = [_kept_layer(build, layer, file.int8) for layer in file.layers()]
     for index in range(config["num_layers"]):
         output = "last_hidden_state" if index == config["num_layers"] - 1 else ""
         layer = stored[layout.layer_source(config, index)]
@@ -120,11 +121,12 @@ def build_model(file: TbrtFile, int8: bool) -> Any:
     return _model(build, file, outputs)
 
 
-def _kept_layer(build: onnx_builder.Builder, layer: Layer) -> Layer:
+def _kept_layer(build: onnx_builder.Builder, layer: Layer, int8_file: bool) -> Layer:
+    """A layer as the graph is to have it; what is float32 in an int8 file stays so."""
     linears: dict[str, Any] = {
         name: Linear(onnx_builder.kept(build, linear.weight, columns=True), linear.bias)
         for name, linear in vars(layer).items()
-        if isinstance(linear, Linear)
+        if isinstance(linear, Linear) and not (int8_file and linear.weight.scale is None)
     }
     return replace(layer, **linears)
 

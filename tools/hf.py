@@ -84,6 +84,11 @@ class EncoderConfig:
     tied: bool = True
     one_type: bool = False
 
+    @property
+    def stored_layers(self) -> int:
+        """Encoder layers in the checkpoint."""
+        return self.groups * self.inner_layers or self.num_layers
+
 
 @dataclass
 class Embedding:
@@ -340,6 +345,11 @@ class Weights:
         assert kept is not None
         self.unread[name] = kept
         return values
+
+    def put(self, name: str, values: np.ndarray) -> None:
+        """Have `values` in the place of the tensor `name`, as float32."""
+        assert self.unread[name].shape == values.shape
+        self.unread[name] = values.astype(np.float32)
 
     def check_rest(self) -> list[str]:
         """Notes on what was left; raises ConversionError for tensors that would change the result."""

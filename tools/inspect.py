@@ -88,6 +88,8 @@ def _config(file: TbrtFile) -> dict[str, Any]:
             continue
         if name == "layer_norm_eps_bits":
             values["layer_norm_eps"] = float(f"{np.int32(number).view(np.float32):.6g}")
+        elif name == "float_linears" and number:
+            values[name] = file.float_linears
         elif name != "architecture" and (number or name not in layout.OPTIONAL_FIELDS):
             values[name] = _named(name, number)
     return values
@@ -136,7 +138,7 @@ def _tensors(file: TbrtFile) -> Iterator[dict[str, Any]]:
     sizes |= {file_tensors.HEADS_WIDTH: hidden, file_tensors.HEAD_COLUMNS: hidden // heads}
     sizes |= {file_tensors.RELATIVE_COLUMNS: heads * 2 * config["relative_span"], file_tensors.CONV_COLUMNS: config["conv_kernel"] * hidden}
     errors = _errors(file)
-    for name, rule in file_tensors.tensor_rules(config):
+    for name, rule in file.rules:
         entry = file.entries[name]
         # Of the blocks of a linear layer, the first two dimensions are those of outputs and inputs.
         shape = [each._replace(multiple=1, divisor=1).of(sizes) for each in rule.shape[:2]]

@@ -89,17 +89,16 @@ class Builder:
         self._quantized[value] = self.node("Reshape", back, self.node("Shape", value))
         return self._quantized[value]
 
-    def linear(self, name: str, value: str, linear: Linear, int8: bool = False) -> str:
-        """(batch, …, inputs) → (batch, …, outputs)."""
+    def linear(self, name: str, value: str, linear: Linear) -> str:
+        """(batch, …, inputs) → (batch, …, outputs), of quantized inputs where the weight is int8."""
         matrix = linear.weight
         if matrix.scale is not None:
             quantized = self.weight(f"{name}.weight", matrix.values.T)
             points = self.constant(np.zeros(len(matrix.values)), np.int8)
             weight = self.node("DequantizeLinear", quantized, self.weight(f"{name}.scale", matrix.scale), points, axis=1)
+            value = self.quantized(value, matrix.values.shape[1])
         else:
             weight = self.weight(f"{name}.weight", matrix.values.T)
-        if int8:
-            value = self.quantized(value, matrix.values.shape[1])
         return self.node("Add", self.node("MatMul", value, weight), self.weight(f"{name}.bias", linear.bias))
 
     def norm(self, name: str, value: str, norm: Norm, eps: float, output: str = "") -> str:
@@ -137,7 +136,7 @@ def embeddings(build: Builder, file: TbrtFile) -> str:
     states = build.norm("embeddings.norm", total, file.norm("embeddings.norm", columns), epsilon(config))
     if config["embedding_size"]:
         project = file.linear("embeddings.project", config["hidden_size"], columns)[0]
-        states = build.linear("embeddings.project", states, Linear(kept(build, project.weight, True), project.bias), build.int8)
+        states = build.linear("embeddings.project", states, Linear(kept(build, project.weight, True), project.bias))
     return states
 
 
@@ -158,13 +157,13 @@ def attention(build: Builder, name: str, states: str, mask: str, layer: Layer, h
         ("key", layer.key, [0, 2, 3, 1]),
         ("value", layer.value, [0, 2, 1, 3]),
     ):
-        flat = build.linear(f"{name}.{part}", states, linear, build.int8)
+        flat = build.linear(f"{name}.{part}", states, linear)
         split.append(build.node("Transpose", build.reshape(flat, 0, 0, heads, size), perm=order))
     query, key, value = split
     scores = build.node("Mul", build.node("MatMul", query, key), build.constant(size**-0.5))
     weights = build.node("Softmax", build.node("Add", scores, mask), axis=-1)
     mixed = build.node("Transpose", build.node("MatMul", weights, value), perm=[0, 2, 1, 3])
-    return build.linear(f"{name}.output", build.reshape(mixed, 0, 0, hidden), layer.output, build.int8)
+    return build.linear(f"{name}.output", build.reshape(mixed, 0, 0, hidden), layer.output)
 
 
 def encoder_layer(build: Builder, name: str, states: str, mask: str, layer: Layer, config: dict[str, int], output: str = "") -> str:
@@ -172,8 +171,8 @@ def encoder_layer(build: Builder, name: str, states: str, mask: str, layer: Laye
     attended = build.node("Add", states, attention(build, f"{name}.attention", states, mask, layer, config["num_heads"]))
     states = build.norm(f"{name}.attention.norm", attended, layer.attention_norm, epsilon(config))
     kind = {code: each for each, code in layout.ACTIVATIONS.items()}[config["activation"]]
-    inner = build.activation(build.linear(f"{name}.ffn.in", states, layer.ffn_in, build.int8), kind)
-    summed = build.node("Add", states, build.linear(f"{name}.ffn.out", inner, layer.ffn_out, build.int8))
+    inner = build.activation(build.linear(f"{name}.ffn.in", states, layer.ffn_in), kind)
+    summed = build.node("Add", states, build.linear(f"{name}.ffn.out", inner, layer.ffn_out))
     return build.norm(f"{name}.ffn.norm", summed, layer.ffn_norm, epsilon(config), output)
 
 

@@ -84,7 +84,8 @@ class TbrtFile:
         path, size: the file and its bytes.
         config: CONFIG_FIELDS by name.
         metadata: `__metadata__` of the header.
-        entries: the tensors in file order.
+        entries: the tensors in file order. rules: their names and rules.
+        float_linears: names of the linear layers that are float32 in an int8 file.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -109,7 +110,12 @@ class TbrtFile:
         inner = self.config["inner_layers"] or 1
         if self.config["num_layers"] % inner or layout.stored_layers(self.config) % inner:
             raise self._error("inner_layers does not divide the number of layers")
-        expected = file_tensors.tensor_specs(self.config)
+        marks = self.raw("float_linears").tobytes() if "float_linears" in self.entries else b""
+        self.float_linears = layout.float_linears(marks)
+        if len(self.float_linears) != self.config["float_linears"]:
+            raise self._error(f"float_linears is {self.config['float_linears']}, but {len(self.float_linears)} linear layers are marked")
+        self.rules = list(file_tensors.tensor_rules(self.config, marks))
+        expected = file_tensors.tensor_specs(self.config, marks)
         found = {name: (entry.dtype, entry.shape) for name, entry in self.entries.items()}
         for name in expected.keys() | found.keys():
             if expected.get(name) != found.get(name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from tinybert_rt.format import layout
 
 from . import blocks, relative
 from .hf import EncoderConfig, Weights
+from .keep import marks_tensor
 
 
 @dataclass(frozen=True)
@@ -22,14 +24,15 @@ class TensorReport:
 
 
 class TensorMaker:
-    """Collects the tensors of a file, and what quantization does to them."""
+    """Collects the tensors of a file, and what quantization does to them. `kept`: linear layers that stay float32."""
 
-    def __init__(self, weights: Weights, encoder: EncoderConfig, int8: bool) -> None:
+    def __init__(self, weights: Weights, encoder: EncoderConfig, int8: bool, kept: Collection[str] = ()) -> None:
         self.tensors: dict[str, np.ndarray] = {}
         self.reports: list[TensorReport] = []
         self._weights = weights
         self._encoder = encoder
         self._int8 = int8
+        self._kept = kept
 
     def table(self, name: str, source: str, values: np.ndarray) -> None:
         """An embedding table, float (rows, n)."""
@@ -60,26 +63,28 @@ class TensorMaker:
     ) -> None:
         """A linear layer of the given parts, float (outputs, inputs) each; `shape` is that of the checkpoint's tensors."""
         zeros = [np.zeros(len(part), np.float32) for part in parts]
-        made, errors = blocks.linear_tensors(name, parts, biases or zeros, self._int8)
+        int8 = self._int8 and name not in self._kept
+        made, errors = blocks.linear_tensors(name, parts, biases or zeros, int8)
         if biases is None:
             del made[f"{name}.bias"]
         self.tensors.update(made)
-        if self._int8:
+        if int8:
             self.reports.extend(TensorReport(source, shape, error) for source, error in zip(sources, errors, strict=False))
 
 
 def weight_tensors(
-    weights: Weights, encoder: EncoderConfig, vocab_size: int, int8: bool
+    weights: Weights, encoder: EncoderConfig, vocab_size: int, int8: bool, kept: Collection[str] = ()
 ) -> tuple[dict[str, np.ndarray], list[TensorReport]]:
     """The encoder's tensors, without the tokenizer's and the head's.
 
     Args:
         vocab_size: rows of the word embeddings that are kept.
         int8: quantize; else float32.
+        kept: linear layers that stay float32 all the same, as `keep.kept_linears` names them.
 
     Raises ConversionError for a tensor that is missing or misshapen.
     """
-    make = TensorMaker(weights, encoder, int8)
+    make = TensorMaker(weights, encoder, int8, kept)
     kind = encoder.architecture
     hidden, inner = encoder.hidden_size, encoder.intermediate_size
     embedding = encoder.embedding_size or hidden
@@ -105,7 +110,7 @@ def weight_tensors(
     if encoder.conv_kernel:
         relative.convolution(make, weights, encoder)
     sizes = {"attention.qkv": (hidden, hidden), "attention.output": (hidden, hidden), "ffn.in": (inner, hidden), "ffn.out": (hidden, inner)}
-    for layer in range(encoder.groups * encoder.inner_layers or encoder.num_layers):
+    for layer in range(encoder.stored_layers):
         group, member = divmod(layer, encoder.inner_layers or 1)
         name, source = f"layers.{layer}", kind.layer.format(layer=layer, group=group, inner=member)
         if kind.packed:
@@ -116,4 +121,6 @@ def weight_tensors(
             make.linear(f"{name}.{part}", [f"{source}.{each}" for each in kind.linears[part]], outputs, inputs)
         for part, norm_source in kind.norms.items():
             make.norm(f"{name}.{part}", f"{source}.{norm_source}", hidden)
+    if kept:
+        make.tensors["float_linears"] = marks_tensor(kept)
     return make.tensors, make.reports

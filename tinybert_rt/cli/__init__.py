@@ -21,7 +21,9 @@ TOOLS = {
     "convert": "make a model file of a Hugging Face or sentence-transformers directory, or of an ONNX file",
     "export_onnx": "write a model file as an ONNX file",
     "compare": "compare a checkpoint in transformers with the runtime, layer by layer",
-    "evaluate": "measure a model file on STS benchmark or SciFact",
+    "calibrate": "keep how large the inputs of a checkpoint's layers are, for quantize",
+    "quantize": "make an int8 model file of a checkpoint that keeps its accuracy, and a report",
+    "evaluate": "measure a model file on labelled data",
     "squad": "answer the questions of a SQuAD file, and measure the answers",
 }
 

@@ -58,15 +58,23 @@ _F = np.float32
 
 @inline
 def _linear(session, local, x, x_stride, scales, zeros, rows, weights, target, epilogue, rank, team):  # type: ignore[no-untyped-def]
-    """This worker's share of the columns of a linear layer, int8 or float as the model is; `rank` is its number in the team."""
+    """This worker's share of the columns of a linear layer, int8 or float as its weights are; `rank` is its number in the team."""
     tile = local.tile
     blocks = weights.outputs >> 4
-    if session.model.weight_dtype == _INT8:
+    if weights.scale != 0:
         first, last = share(blocks // INT8_COLUMNS, rank, team)
         linear_int8(x, x_stride, scales, zeros, rows, weights, first * INT8_COLUMNS, last * INT8_COLUMNS, target, epilogue, tile)
     else:
         first, last = share(blocks // FLOAT_COLUMNS, rank, team)
         linear_float(x, x_stride, rows, weights, first * FLOAT_COLUMNS, last * FLOAT_COLUMNS, target, epilogue, tile)
+
+
+@inline
+def _rows_for(weights, x, x_stride, q, q_stride, row):  # type: ignore[no-untyped-def]
+    """Row number `row` in the form that a linear layer reads, u8 of q or float32 of x: address, bytes from row to row."""
+    if weights.scale != 0:
+        return q + row * q_stride, q_stride
+    return x + row * x_stride, x_stride
 
 
 @inline
@@ -93,16 +101,18 @@ def _target_heads(target, session, out, rows, row):  # type: ignore[no-untyped-d
 
 
 @inline
-def _quantize_rows(model, local, x, width, part, q_width, first, last):  # type: ignore[no-untyped-def]
-    if model.weight_dtype == _INT8:
-        rows = x + first * width * 4
-        q = part.q + first * q_width
-        quantize_rows(rows, width * 4, last - first, width, q, q_width, part.scales + 4 * first, part.zeros + 4 * first, local.tile)
+def _quantize_rows(local, x, width, part, q_width, first, last):  # type: ignore[no-untyped-def]
+    rows = x + first * width * 4
+    q = part.q + first * q_width
+    quantize_rows(rows, width * 4, last - first, width, q, q_width, part.scales + 4 * first, part.zeros + 4 * first, local.tile)
 
 
 @kernel
 def _norm_rows(session, local, x, size, width, part, norm, first, last):  # type: ignore[no-untyped-def]
-    """Layer normalization of rows of x in place, and their quantization while they are in the cache."""
+    """Layer normalization of rows of x in place, and, in int8 files, their quantization while they are in the cache.
+
+    Then a linear layer behind them may be int8 or float32, whichever it is.
+    """
     model = session.model
     q_width = session.q_width
     rows = x + first * width * 4
@@ -134,9 +144,7 @@ def _embed(session, request, part, x, first, last):  # type: ignore[no-untyped-d
 def _project(session, local, part, rows, worker, workers):  # type: ignore[no-untyped-def]
     """Normalized embeddings in part.heads and part.q into hidden states in part.x (ELECTRA, ALBERT)."""
     model = session.model
-    int8 = model.weight_dtype == _INT8
-    x = part.q if int8 else part.heads
-    x_stride = session.q_width if int8 else model.embedding_width * 4
+    x, x_stride = _rows_for(model.embedding_project, part.heads, model.embedding_width * 4, part.q, session.q_width, 0)
     _target_rows(local.target, part.x, model.hidden_width, 0, 0)
     _linear(session, local, x, x_stride, part.scales, part.zeros, rows, model.embedding_project, local.target, PLAIN, worker, workers)
     meet(session, local, workers, EMBED)
@@ -147,9 +155,7 @@ def _convolve(session, local, part, rows, worker, workers):  # type: ignore[no-u
     """The convolution of the embeddings, through its activation, to part.convolved (DeBERTa v2: He et al. 2021, its released code)."""
     model = session.model
     width = model.hidden_width
-    int8 = model.weight_dtype == _INT8
-    x = part.q if int8 else part.x
-    x_stride = session.q_width if int8 else width * 4
+    x, x_stride = _rows_for(model.convolution, part.x, width * 4, part.q, session.q_width, 0)
     target = local.target
     _target_rows(target, part.heads, width, 0, 0)
     target.part_stride = rows * width * 4
@@ -180,12 +186,12 @@ def _add_convolution(session, local, part, rows, worker, workers):  # type: igno
 
 @kernel
 def _attend(session, local, part, layer, rows, worker, workers):  # type: ignore[no-untyped-def]
-    """This worker's (text, head) pairs."""
+    """This worker's (text, head) pairs, on int8 or float32 products as `attention.qkv` is; tables of positions are as the file is."""
     model = session.model
     head_width = session.head_width
     part_bytes = session.head_slots * rows * head_width * 4
     context_stride = session.context_width * 4
-    int8 = model.weight_dtype == _INT8
+    int8_tables = model.weight_dtype == _INT8
     scale = _F(1.0) / sqrt_f32(_F(model.head_size * model.score_parts))
     units = (part.last_text - part.first_text) * model.num_heads
     for unit in range(worker, units, workers):
@@ -200,9 +206,9 @@ def _attend(session, local, part, layer, rows, worker, workers):  # type: ignore
         added = np.int64(0)
         added_stride = score_stride(tokens) * 4
         if model.relative_span != 0:
-            added = relative_scores(model, layer, head, queries, keys, tokens, head_width, int8, local.relative)
+            added = relative_scores(model, layer, head, queries, keys, tokens, head_width, int8_tables, local.relative)
         scratch = local.attention
-        if int8:
+        if layer.qkv.scale != 0:
             attention_head_int8(queries, keys, values, tokens, head_width, scale, added, added_stride, out, context_stride, scratch)
         else:
             most = session.attention_tokens
@@ -226,7 +232,6 @@ def _layer(session, request, local, part, index, rows, worker, workers):  # type
     layer = model.layers[index]
     target = local.target
     width = model.hidden_width
-    int8 = model.weight_dtype == _INT8
     q_width = session.q_width
     row, end, rank, team = np.int64(0), rows, worker, workers
     first, last = share(rows, worker, workers)
@@ -235,13 +240,11 @@ def _layer(session, request, local, part, index, rows, worker, workers):  # type
         row, end, rank, team = first, last, np.int64(0), np.int64(1)
         inner = session.slices[worker]
 
-    x = part.q if int8 else part.x
-    x_stride = q_width if int8 else width * 4
-    at = row * x_stride
+    x, x_stride = _rows_for(layer.qkv, part.x, width * 4, part.q, q_width, row)
     scales = part.scales + 4 * row
     zeros = part.zeros + 4 * row
     _target_heads(target, session, part.heads, rows, row)
-    _linear(session, local, x + at, x_stride, scales, zeros, end - row, layer.qkv, target, PLAIN, rank, team)
+    _linear(session, local, x, x_stride, scales, zeros, end - row, layer.qkv, target, PLAIN, rank, team)
     meet(session, local, workers, QKV)
     if request.attentions != 0:
         keep_attentions(session, request, local, part, layer, index, rows, worker, workers)
@@ -249,10 +252,10 @@ def _layer(session, request, local, part, index, rows, worker, workers):  # type
     meet(session, local, workers, ATTENTION)
 
     context_width = session.context_width
-    _quantize_rows(model, local, part.context, context_width, part, q_width, first, last)
-    meet(session, local, team, QUANTIZE_CONTEXT)
-    context = part.q + row * q_width if int8 else part.context + row * context_width * 4
-    context_stride = q_width if int8 else context_width * 4
+    if layer.attention_output.scale != 0:
+        _quantize_rows(local, part.context, context_width, part, q_width, first, last)
+        meet(session, local, team, QUANTIZE_CONTEXT)
+    context, context_stride = _rows_for(layer.attention_output, part.context, context_width * 4, part.q, q_width, row)
     _target_rows(target, part.x, width, part.x, row)
     _linear(session, local, context, context_stride, scales, zeros, end - row, layer.attention_output, target, RESIDUAL, rank, team)
     meet(session, local, team, ATTENTION_OUTPUT)
@@ -260,17 +263,16 @@ def _layer(session, request, local, part, index, rows, worker, workers):  # type
     meet(session, local, team, NORM)
 
     inner_width = model.intermediate_width
-    inner_x = inner.inner_q if int8 else inner.inner
-    inner_stride = inner_width if int8 else inner_width * 4
+    inner_x, inner_stride = _rows_for(layer.ffn_out, inner.inner, inner_width * 4, inner.inner_q, inner_width, 0)
     for begin in range(row, end, session.inner_rows):
         count = min(session.inner_rows, end - begin)
-        at = begin * x_stride
+        x, x_stride = _rows_for(layer.ffn_in, part.x, width * 4, part.q, q_width, begin)
         scales = part.scales + 4 * begin
         zeros = part.zeros + 4 * begin
         _target_rows(target, inner.inner, inner_width, 0, 0)
-        _linear(session, local, x + at, x_stride, scales, zeros, count, layer.ffn_in, target, model.activation, rank, team)
+        _linear(session, local, x, x_stride, scales, zeros, count, layer.ffn_in, target, model.activation, rank, team)
         meet(session, local, team, FFN_IN)
-        if int8:
+        if layer.ffn_out.scale != 0:
             _quantize_inner(inner, local, inner_width, count, rank, team)
             meet(session, local, team, QUANTIZE_INNER)
         _target_rows(target, part.x, width, part.x, begin)
@@ -361,7 +363,8 @@ def forward(session, request, part, local, first_text, last_text, worker, worker
     meet(session, local, workers, EMBED)
     if model.projected != 0:
         _project(session, local, part, rows, worker, workers)
-        _quantize_rows(model, local, part.x, model.hidden_width, part, session.q_width, first, last)
+        if model.weight_dtype == _INT8:
+            _quantize_rows(local, part.x, model.hidden_width, part, session.q_width, first, last)
         meet(session, local, workers, EMBED)
     if model.conv_kernel != 0:
         _convolve(session, local, part, rows, worker, workers)

@@ -15,7 +15,7 @@ from tinybert_rt.encoder.structs import (
     Slice,
     Worker,
 )
-from tinybert_rt.format.layout import HEADS, WEIGHT_DTYPES
+from tinybert_rt.format.layout import HEADS
 from tinybert_rt.kernels.attention import attention_bytes
 from tinybert_rt.kernels.attention_int8 import attention_int8_bytes
 from tinybert_rt.kernels.attention_probabilities import probabilities_bytes
@@ -32,7 +32,6 @@ _KEY_MULTIPLE = 16 * NARROW_COLUMNS
 _SLICE_BYTES = Slice.size
 _WORKER_BYTES = Worker.size
 _ZERO = np.float32(0.0)
-_INT8 = WEIGHT_DTYPES["int8"]
 _MASKED = HEADS["masked_token"]
 _slices_at = struct_at(Slice)
 _workers_at = struct_at(Worker)
@@ -154,10 +153,13 @@ def _clear_padding(session, model, part):
 def _plan_worker(session, model, worker, cursor, place):  # type: ignore[no-untyped-def]
     tile = cursor
     attention = take(tile, TILE_BYTES)
-    attention_scratch = attention_bytes(session.attention_tokens, session.head_width)
-    if model.weight_dtype == _INT8:
-        attention_scratch = attention_int8_bytes(session.attention_tokens, session.head_width)
-    relative = take(attention, max(attention_scratch, probabilities_bytes(session.attention_tokens, session.head_width)))
+    attention_scratch = probabilities_bytes(session.attention_tokens, session.head_width)
+    for index in range(model.num_layers):
+        if model.layers[index].qkv.scale != 0:
+            attention_scratch = max(attention_scratch, attention_int8_bytes(session.attention_tokens, session.head_width))
+        else:
+            attention_scratch = max(attention_scratch, attention_bytes(session.attention_tokens, session.head_width))
+    relative = take(attention, attention_scratch)
     pooled = relative
     if model.relative_span != 0:
         pooled = take(relative, relative_bytes(session.attention_tokens, session.head_width, model.relative_width))

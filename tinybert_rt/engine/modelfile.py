@@ -62,10 +62,15 @@ class ModelFile:
         return bytes(self.data) if self.name == "<memory>" else os.path.abspath(self.name)
 
 
+def memory(address: int, size: int) -> bytes:
+    """A copy of bytes of the file."""
+    return bytes(ffi.buffer(ffi.cast("char *", address), size))
+
+
 def strings(texts: int, offsets: int, count: int) -> list[str]:
     """Strings of a file: the address of UTF-8 bytes one behind the other, and that of uint32 [count + 1] offsets."""
     ends = np.frombuffer(ffi.buffer(ffi.cast("char *", offsets), 4 * (count + 1)), np.uint32)
-    data = bytes(ffi.buffer(ffi.cast("char *", texts), int(ends[-1])))
+    data = memory(texts, int(ends[-1]))
     return [data[a:b].decode("utf-8", "replace") for a, b in pairwise(ends.tolist())]
 
 

@@ -85,6 +85,7 @@ CONFIG_FIELDS = (
     "rewrites",
     "rewrite_nodes",
     "rewrite_bytes",
+    "float_linears",
 )
 """Fields are only ever added at the end, with 0 for what files without them mean."""
 
@@ -107,6 +108,9 @@ ARCHITECTURES = {
 """Families by number. For people: the other fields say what is computed, so a number without a name here is no error."""
 
 WEIGHT_DTYPES = {"f32": 0, "int8": 1}
+FLOAT_LINEARS = {"attention.qkv": 1, "attention.output": 2, "ffn.in": 4, "ffn.out": 8}
+"""Linear layers of an encoder layer that may stay float32 in an int8 file → their bits in the tensor "float_linears"."""
+
 POOLINGS = {"cls": 1, "mean": 2, "max": 3}
 TOKENIZER_KINDS = {"wordpiece": 1, "bpe": 2, "unigram": 3}
 
@@ -225,6 +229,7 @@ CONFIG_RANGES: dict[str, tuple[int, int]] = {
     "rewrites": (0, MAX_VOCAB_SIZE),
     "rewrite_nodes": (0, MAX_TRIE_NODES),
     "rewrite_bytes": (0, MAX_REWRITE_BYTES),
+    "float_linears": (0, len(FLOAT_LINEARS) * MAX_LAYERS),
 }
 CONFIG_KINDS = (
     "architecture",
@@ -264,6 +269,11 @@ def head_width(hidden_size: int, num_heads: int) -> int:
 def stored_layers(config: dict[str, int]) -> int:
     """Encoder layers in the file: `stored_layers`, or num_layers where that is 0."""
     return config["stored_layers"] or config["num_layers"]
+
+
+def float_linears(marks: bytes) -> list[str]:
+    """Names of the linear layers that the tensor "float_linears" marks, in file order."""
+    return [f"layers.{layer}.{name}" for layer, bits in enumerate(marks) for name, bit in FLOAT_LINEARS.items() if bits & bit]
 
 
 def layer_source(config: dict[str, int], layer: int) -> int:

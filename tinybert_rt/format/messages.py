@@ -128,6 +128,11 @@ TEMPLATES: dict[int, Template] = {
         "{position} attention heads do not divide hidden_size {detail}, or take more than {MAX_DEPTH} padded columns"
     ),
     errors.HeadLabelsError.code: _template("a head of the kind {detail} cannot have {position} labels: {DAMAGED}"),
+    errors.FloatLinearsError.code: _template(
+        "tensor '{tensor}': byte {position:,} marks linear layers of layer {detail} that this release does not know: update tinybert_rt",
+        "config field 'float_linears' is {position}, but {detail} linear layers are float32 among int8 ones: {DAMAGED}",
+        Condition.NO_TENSOR,
+    ),
     errors.LayerSharingError.code: _template("{detail} stored layers cannot be shared by {position} layers: {DAMAGED}"),
     errors.TokenLimitError.code: _template("config field 'max_tokens' is {position}, but there are only {detail} positions: {DAMAGED}"),
     errors.SpecialTokenError.code: _template("config field '{field}' is {position}, which is outside the vocabulary: {DAMAGED}"),

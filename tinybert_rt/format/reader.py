@@ -8,7 +8,7 @@ The file's address needs no alignment: kernels load unaligned. (A mapped file is
 
 from __future__ import annotations
 
-from tinybert_rt.format.layout import COLUMN_MULTIPLE, CONFIG_INDEX, HEADS, LANES, WEIGHT_DTYPES
+from tinybert_rt.format.layout import COLUMN_MULTIPLE, CONFIG_INDEX, FLOAT_LINEARS, HEADS, LANES, WEIGHT_DTYPES
 from tinybert_rt.format.reader_contents import (
     ANY_SIGN,
     NOT_NEGATIVE,
@@ -23,7 +23,7 @@ from tinybert_rt.format.reader_tokenizer import open_tokenizer
 from tinybert_rt.format.structs import Layer, Model
 from tinybert_rt.format.tensors import layer_linears
 from tinybert_rt.kernels.jit import inline, kernel
-from tinybert_rt.kernels.memory import load_f32, load_i32, load_i64, store_i64
+from tinybert_rt.kernels.memory import load_f32, load_i32, load_i64, load_u8, store_i64
 from tinybert_rt.kernels.struct_types import struct_at
 
 _INT8 = WEIGHT_DTYPES["int8"]
@@ -63,6 +63,8 @@ _CONV_KERNEL = CONFIG_INDEX["conv_kernel"]
 _CONV_ACTIVATION = CONFIG_INDEX["conv_activation"]
 _TRANSFORM_ACTIVATION = CONFIG_INDEX["transform_activation"]
 _OWN_DECODER = CONFIG_INDEX["own_decoder"]
+_FLOAT_LINEARS = CONFIG_INDEX["float_linears"]
+_FLOAT_QKV, _FLOAT_OUTPUT, _FLOAT_IN, _FLOAT_OUT = FLOAT_LINEARS.values()
 
 
 @inline
@@ -108,6 +110,7 @@ def _read_config(config, model):
     model.transform_activation = field(config, _TRANSFORM_ACTIVATION)
     model.label_texts = 0
     model.label_offsets = 0
+    model.float_linears = 0
     model.layers = _layers_at(model.address + _MODEL_BYTES)
 
 
@@ -195,14 +198,17 @@ def _open_relative(data, entries, place, model, error):
 
 
 @kernel
-def _open_layer(data, entries, place, config, model, layer, error):
-    """Check and fill an encoder layer at `place`; returns status, next place."""
+def _open_layer(data, entries, place, config, index, model, layer, error):
+    """Check and fill stored layer number `index` at `place`; returns status, next place."""
     int8 = model.weight_dtype == _INT8
+    marks = load_u8(model.float_linears + index) if model.float_linears != 0 else 0
+    qkv, output = int8 and marks & _FLOAT_QKV == 0, int8 and marks & _FLOAT_OUTPUT == 0
+    ffn_in, ffn_out = int8 and marks & _FLOAT_IN == 0, int8 and marks & _FLOAT_OUT == 0
     hidden = model.hidden_size
     inner = model.intermediate_size
     head_width = _pad(model.head_size, LANES)
     heads = model.num_heads * head_width
-    status, place = _open_linear(data, entries, place, int8, hidden, _QKV_PARTS, heads, head_width, model.head_size, layer.qkv, error)
+    status, place = _open_linear(data, entries, place, qkv, hidden, _QKV_PARTS, heads, head_width, model.head_size, layer.qkv, error)
     positions = 2 * model.relative_span
     count = model.num_heads
     layer.position_key.weight = 0
@@ -216,13 +222,13 @@ def _open_layer(data, entries, place, config, model, layer, error):
             data, entries, place, int8, head_width, count, positions, positions, positions, layer.position_query, error
         )
     if status == 0:
-        status, place = _open_linear(data, entries, place, int8, heads, 1, hidden, hidden, hidden, layer.attention_output, error)
+        status, place = _open_linear(data, entries, place, output, heads, 1, hidden, hidden, hidden, layer.attention_output, error)
     if status == 0:
         status, place = _open_norm(data, entries, place, hidden, layer.attention_norm, error)
     if status == 0:
-        status, place = _open_linear(data, entries, place, int8, hidden, 1, inner, inner, inner, layer.ffn_in, error)
+        status, place = _open_linear(data, entries, place, ffn_in, hidden, 1, inner, inner, inner, layer.ffn_in, error)
     if status == 0:
-        status, place = _open_linear(data, entries, place, int8, inner, 1, hidden, hidden, hidden, layer.ffn_out, error)
+        status, place = _open_linear(data, entries, place, ffn_out, inner, 1, hidden, hidden, hidden, layer.ffn_out, error)
     if status == 0:
         status, place = _open_norm(data, entries, place, hidden, layer.ffn_norm, error)
     return status, place
@@ -328,9 +334,12 @@ def open_model(data, size, entries, max_entries, model, error):
         status, place = _open_masked(data, entries, place, field(config, _OWN_DECODER), model, error)
     elif status == 0 and model.head != 0:
         status, place = _open_head(data, entries, place, field(config, _LABELS_BYTES), model, error)
+    if status == 0 and field(config, _FLOAT_LINEARS) != 0:
+        model.float_linears = data + entries_at(entries)[place].begin
+        place += 1
     for index in range(stored_layers(config)):
         if status == 0:
-            status, place = _open_layer(data, entries, place, config, model, model.layers[index], error)
+            status, place = _open_layer(data, entries, place, config, index, model, model.layers[index], error)
     # From the last on: a layer is stored at or before the place of every layer that runs it.
     for index in range(model.num_layers - 1, -1, -1):
         _copy_layer(model.layers[layer_source(config, index)], model.layers[index])

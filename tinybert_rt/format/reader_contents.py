@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from tinybert_rt import errors
-from tinybert_rt.format.layout import MAX_RELATIVE_SPAN, STRIP_LEFT, STRIP_RIGHT
-from tinybert_rt.format.reader_header import fail, name_error
+from tinybert_rt.format.layout import FLOAT_LINEARS, MAX_RELATIVE_SPAN, STRIP_LEFT, STRIP_RIGHT
+from tinybert_rt.format.reader_header import fail, name_error, name_nothing
 from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.memory import load_i32, load_i64, load_u8, load_u32
 
@@ -21,6 +21,8 @@ _NEGATIVE = errors.NegativeScaleError.code
 _COLUMN_SUM = errors.ColumnSumError.code
 _PADDING = errors.PaddingError.code
 _BUCKETS = errors.BucketError.code
+_FLOATS = errors.FloatLinearsError.code
+_FLOAT_BITS = sum(FLOAT_LINEARS.values())
 
 ANY_SIGN = 0
 NOT_NEGATIVE = 1
@@ -101,6 +103,25 @@ def check_buckets(data, entry, count, error):
             return fail(error, _BUCKETS, bucket, entry.begin + 4 * index)
         last = bucket
     return _check_zero(data, entry.begin + 4 * count, entry.end, error)
+
+
+@kernel
+def check_float_linears(data, entry, layers, count, error):
+    """Only known linear layers are marked, `count` of them in all, and none behind the `layers` stored ones; returns a status."""
+    name_error(error, entry)
+    marked = 0
+    for layer in range(layers):
+        marks = load_u8(data + entry.begin + layer)
+        if marks & ~_FLOAT_BITS != 0:
+            return fail(error, _FLOATS, layer, entry.begin + layer)
+        while marks != 0:
+            marked += marks & 1
+            marks >>= 1
+    status = _check_zero(data, entry.begin + layers, entry.end, error)
+    if status == 0 and marked != count:
+        name_nothing(error)
+        return fail(error, _FLOATS, marked, count)
+    return status
 
 
 @kernel

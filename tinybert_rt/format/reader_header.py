@@ -72,6 +72,13 @@ def name_error(error, entry):
     error.name_size = entry.name_size
 
 
+@inline
+def name_nothing(error):
+    """Note that an error is about no tensor."""
+    error.name_offset = -1
+    error.name_size = 0
+
+
 @kernel
 def equal_bytes(first, second, size):
     """Whether two ranges of memory hold the same bytes."""
@@ -341,8 +348,7 @@ def parse_header(data, size, entries, max_entries, error):
             return fail(error, _ALIGNMENT, 0, entry.begin), 0
         reached = entry.end
         count += 1
-    error.name_offset = -1
-    error.name_size = 0
+    name_nothing(error)
     if _byte_at(data, position, end) != _CLOSE or end - position > ALIGNMENT:
         return fail(error, _SYNTAX, 0, position), 0
     for behind in range(position + 1, end):

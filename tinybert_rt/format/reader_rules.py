@@ -22,8 +22,10 @@ from tinybert_rt.format.layout import (
     LANES,
     MAX_DEPTH,
     TOKENIZER_KINDS,
+    WEIGHT_DTYPES,
 )
-from tinybert_rt.format.reader_header import entries_at, equal_bytes, fail, name_error
+from tinybert_rt.format.reader_contents import check_float_linears
+from tinybert_rt.format.reader_header import entries_at, equal_bytes, fail, name_error, name_nothing
 from tinybert_rt.format.tensors import (
     CONV_COLUMNS,
     EMBEDDING_COLUMNS,
@@ -55,6 +57,7 @@ _LIMIT = errors.TokenLimitError.code
 _MERGES = errors.MergeTableError.code
 _SPECIAL = errors.SpecialTokenError.code
 _SCORES = errors.PieceScoreError.code
+_FLOATS = errors.FloatLinearsError.code
 
 RULES = (*GLOBAL_RULES, *LAYER_RULES)
 _GLOBALS = len(GLOBAL_RULES)
@@ -64,8 +67,8 @@ _HEADS_WIDTH, _EMBEDDING_COLUMNS, _HEAD_COLUMNS, _RELATIVE_COLUMNS, _CONV_COLUMN
 _NO_SIZE = -1
 
 # A rule: name's offset in the names, its size, dtype, weight_dtype or -1, config field that must not be 0 or -1, config field that must
-# be 0 or -1, rank, then per dimension: size, plus, multiple, factor, divisor; int32 each.
-_NAME, _NAME_SIZE, _RULE_DTYPE, _RULE_WEIGHTS, _RULE_FIELD, _RULE_ABSENT, _RULE_RANK, _DIMENSIONS = range(8)
+# be 0 or -1, bit in "float_linears" or 0, rank, then per dimension: size, plus, multiple, factor, divisor; int32 each.
+_NAME, _NAME_SIZE, _RULE_DTYPE, _RULE_WEIGHTS, _RULE_FIELD, _RULE_ABSENT, _RULE_LINEAR, _RULE_RANK, _DIMENSIONS = range(9)
 _DIMENSION_INTS = 5
 _RULE_INTS = _DIMENSIONS + 4 * _DIMENSION_INTS
 _DERIVED_SIZES = {
@@ -81,7 +84,7 @@ _DERIVED_SIZES = {
 def _packed_rule(rule: TensorRule, name_offset: int) -> bytes:
     kind = -1 if rule.weight_dtype is None else rule.weight_dtype
     field, absent = (CONFIG_INDEX[name] if name else -1 for name in (rule.field, rule.absent))
-    numbers = [name_offset, len(rule.name), DTYPE_CODES[rule.dtype], kind, field, absent, len(rule.shape)]
+    numbers = [name_offset, len(rule.name), DTYPE_CODES[rule.dtype], kind, field, absent, rule.linear, len(rule.shape)]
     for each in rule.shape:
         size = _DERIVED_SIZES[each.size] if each.size in _DERIVED_SIZES else CONFIG_INDEX[each.size]
         numbers += [size, each.plus, each.multiple, each.factor, each.divisor]
@@ -117,6 +120,10 @@ _KIND_FIELD, _MERGES_FIELD = CONFIG_INDEX["tokenizer_kind"], CONFIG_INDEX["merge
 _BPE = TOKENIZER_KINDS["bpe"]
 _SCORED_FIELD = CONFIG_INDEX["scored_pieces"]
 _UNIGRAM = TOKENIZER_KINDS["unigram"]
+
+_FLOATS_FIELD = CONFIG_INDEX["float_linears"]
+_FLOATS_RULE = next(index for index, rule in enumerate(RULES) if rule.name == "float_linears")
+_F32, _INT8 = WEIGHT_DTYPES["f32"], WEIGHT_DTYPES["int8"]
 
 
 @inline
@@ -197,6 +204,9 @@ def check_config(config, error):
     relative = field(config, _TO_POSITION_FIELD) != 0 or field(config, _TO_CONTENT_FIELD) != 0
     if relative != (field(config, _SPAN_FIELD) != 0):
         return fail(error, _RANGE, _SPAN_FIELD, field(config, _SPAN_FIELD))
+    floats = field(config, _FLOATS_FIELD)
+    if floats != 0 and field(config, _WEIGHT_FIELD) != _INT8:
+        return fail(error, _FLOATS, 0, floats)
     kind = field(config, _KIND_FIELD)
     merges = field(config, _MERGES_FIELD)
     if (kind == _BPE) != (merges != 0):
@@ -276,8 +286,14 @@ def _has_name(data, entry, layer, index):
 
 
 @kernel
-def _belongs(config, index):
-    """Whether files of this configuration (0: of any) have the tensor of rule `index`."""
+def _marks(floats, layer):
+    """The byte for a layer of the tensor "float_linears" at `floats` (0: the file has none, or it has not been reached)."""
+    return load_u8(floats + layer) if floats != 0 and layer >= 0 else 0
+
+
+@kernel
+def _belongs(config, marks, index):
+    """Whether files of this configuration (0: of any) have the tensor of rule `index`, in a layer of these `_marks`."""
     if config == 0:
         return True
     kind = load_i32(_rule(index) + 4 * _RULE_WEIGHTS)
@@ -285,23 +301,24 @@ def _belongs(config, index):
     unwanted = load_i32(_rule(index) + 4 * _RULE_ABSENT)
     if (wanted >= 0 and field(config, wanted) == 0) or (unwanted >= 0 and field(config, unwanted) != 0):
         return False
-    return kind < 0 or kind == field(config, _WEIGHT_FIELD)
+    weights = _F32 if marks & load_i32(_rule(index) + 4 * _RULE_LINEAR) != 0 else field(config, _WEIGHT_FIELD)
+    return kind < 0 or kind == weights
 
 
 @kernel
-def _is_known(data, entry, config):
-    """Whether files of this configuration (0: of any) have a tensor of this name."""
+def _is_known(data, entry, config, floats):
+    """Whether files of this configuration (0: of any) and with these float linear layers have a tensor of this name."""
     layer, _ = _layer_and_name(data, entry)
     if config != 0 and layer >= stored_layers(config):
         return False
     for index in range(_GLOBALS if layer >= 0 else 0, _ALL if layer >= 0 else _GLOBALS):
-        if _belongs(config, index) and _has_name(data, entry, layer, index):
+        if _belongs(config, _marks(floats, layer), index) and _has_name(data, entry, layer, index):
             return True
     return False
 
 
 @kernel
-def _explain(data, entries, count, place, layer, index, config, error):
+def _explain(data, entries, count, place, layer, index, config, floats, error):
     """Why entry `place` is not the tensor of rule `index` in `layer`: duplicate, unknown, out of order, or the other is missing."""
     if place < count:
         entry = entries_at(entries)[place]
@@ -310,14 +327,13 @@ def _explain(data, entries, count, place, layer, index, config, error):
             earlier = entries_at(entries)[other]
             if earlier.name_size == entry.name_size and equal_bytes(data + earlier.name_offset, data + entry.name_offset, entry.name_size):
                 return fail(error, _DUPLICATE, other, place)
-        if not _is_known(data, entry, config):
+        if not _is_known(data, entry, config, floats):
             return fail(error, _UNKNOWN, 0, place)
     expected = ((layer + 1) << 16) | index
     for other in range(place, count):
         if _has_name(data, entries_at(entries)[other], layer, index):
             return fail(error, _ORDER, expected, place)
-    error.name_offset = -1
-    error.name_size = 0
+    name_nothing(error)
     return fail(error, _MISSING, expected, place)
 
 
@@ -354,30 +370,34 @@ def _check_entry(entry, index, config, error):
 def check_tensors(data, entries, count, error):
     """Check the configuration, and that the file has exactly the tensors that it asks for, in order; returns a status."""
     if count < 1 or not _has_name(data, entries_at(entries)[0], -1, 0):
-        return _explain(data, entries, count, 0, -1, 0, 0, error)
+        return _explain(data, entries, count, 0, -1, 0, 0, 0, error)
     status = _check_entry(entries_at(entries)[0], 0, 0, error)
     if status != 0:
         return status
     config = data + entries_at(entries)[0].begin
     # What is wrong with a field is told by the field, not by the tensor that it is in.
-    error.name_offset = -1
-    error.name_size = 0
+    name_nothing(error)
     status = check_config(config, error)
     if status != 0:
         return status
     place = 0
+    floats = 0
     for layer in range(-1, stored_layers(config)):
         for index in range(_GLOBALS if layer >= 0 else 0, _ALL if layer >= 0 else _GLOBALS):
-            if not _belongs(config, index):
+            if not _belongs(config, _marks(floats, layer), index):
                 continue
             if place >= count or not _has_name(data, entries_at(entries)[place], layer, index):
-                return _explain(data, entries, count, place, layer, index, config, error)
-            status = _check_entry(entries_at(entries)[place], index, config, error)
+                return _explain(data, entries, count, place, layer, index, config, floats, error)
+            entry = entries_at(entries)[place]
+            status = _check_entry(entry, index, config, error)
+            if status == 0 and index == _FLOATS_RULE:
+                floats = data + entry.begin
+                status = check_float_linears(data, entry, stored_layers(config), field(config, _FLOATS_FIELD), error)
             if status != 0:
                 return status
             place += 1
     if place < count:
         name_error(error, entries_at(entries)[place])
         # Every known tensor has been seen: this one is a second one of its name, or unknown.
-        return _explain(data, entries, count, place, -1, 0, config, error)
+        return _explain(data, entries, count, place, -1, 0, config, floats, error)
     return 0

@@ -25,7 +25,7 @@ TensorEntry = Struct(
     ],
 )
 
-# weight: int8 [outputs/16][inputs/4][16][4] or float32 [outputs/16][inputs][16]; scale, bias float32 [outputs],
+# weight: int8 [outputs/16][inputs/4][16][4] or float32 [outputs/16][inputs][16] and scale 0; scale, bias float32 [outputs],
 # column_sum int32 [outputs] (sum of a column's int8 weights); outputs is padded to a multiple of 64.
 Linear = Struct(
     "kernel_linear",
@@ -155,6 +155,7 @@ Model = Struct(
         ("transform_norm", Norm),
         ("decoder", Table),
         ("decoder_bias", "ptr"),  # float32 [vocab_size]
+        ("float_linears", "ptr"),  # uint8 [MAX_LAYERS]: bits of layout.FLOAT_LINEARS of each stored layer; 0: there are none
         ("layers", PointerTo(Layer)),
     ],
 )

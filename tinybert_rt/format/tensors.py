@@ -10,7 +10,9 @@ from tinybert_rt.format.layout import (
     COLUMN_MULTIPLE,
     CONFIG_SIZE,
     DEPTH_GROUP,
+    FLOAT_LINEARS,
     LANES,
+    MAX_LAYERS,
     WEIGHT_DTYPES,
     head_width,
     pad,
@@ -67,10 +69,14 @@ class TensorRule(NamedTuple):
     absent: str = ""
     """The config field that is 0 in the files that have this tensor; "": all."""
 
-    def belongs(self, config: dict[str, int]) -> bool:
-        """Whether files of this configuration have the tensor."""
+    linear: int = 0
+    """The bit, in `float_linears`, of the linear layer that this is a tensor of; 0: it has none."""
+
+    def belongs(self, config: dict[str, int], marks: int = 0) -> bool:
+        """Whether files of this configuration have the tensor. `marks`: the byte of `float_linears` for the tensor's layer."""
+        weight_dtype = _F32 if self.linear & marks else config["weight_dtype"]
         wanted = (not self.field or config[self.field] != 0) and (not self.absent or config[self.absent] == 0)
-        return wanted and self.weight_dtype in (None, config["weight_dtype"])
+        return wanted and self.weight_dtype in (None, weight_dtype)
 
 
 # Name → inputs, outputs of one part, parts side by side.
@@ -134,11 +140,12 @@ def _with_bias(name: str, inputs: str, columns: Dimension, field: str) -> list[T
 def _matrix(name: str, inputs: str, columns: Dimension, field: str) -> list[TensorRule]:
     blocks = columns._replace(divisor=LANES)
     groups = Dimension(inputs, multiple=DEPTH_GROUP, divisor=DEPTH_GROUP)
+    linear = FLOAT_LINEARS.get(name, 0)
     return [
-        TensorRule(f"{name}.weight", "I8", (blocks, groups, _number(LANES), _number(DEPTH_GROUP)), _INT8, field),
-        TensorRule(f"{name}.scale", "F32", (columns,), _INT8, field),
-        TensorRule(f"{name}.column_sum", "I32", (columns,), _INT8, field),
-        TensorRule(f"{name}.weight", "F32", (blocks, Dimension(inputs), _number(LANES)), _F32, field),
+        TensorRule(f"{name}.weight", "I8", (blocks, groups, _number(LANES), _number(DEPTH_GROUP)), _INT8, field, linear=linear),
+        TensorRule(f"{name}.scale", "F32", (columns,), _INT8, field, linear=linear),
+        TensorRule(f"{name}.column_sum", "I32", (columns,), _INT8, field, linear=linear),
+        TensorRule(f"{name}.weight", "F32", (blocks, Dimension(inputs), _number(LANES)), _F32, field, linear=linear),
     ]
 
 
@@ -172,6 +179,7 @@ GLOBAL_RULES: tuple[TensorRule, ...] = (
     *_norm("head.norm", _EMBEDDING, "transform_activation"),
     *_table("head.decoder", "vocab_size", "own_decoder"),
     TensorRule("head.decoder.bias", "F32", (Dimension("vocab_size", multiple=LANES),), None, "transform_activation"),
+    TensorRule("float_linears", "U8", (_number(MAX_LAYERS),), None, "float_linears"),
 )
 """The tensors before the layers, in file order."""
 
@@ -188,14 +196,20 @@ LAYER_RULES: tuple[TensorRule, ...] = (
 """The tensors of each layer, in file order."""
 
 
-def tensor_rules(config: dict[str, int]) -> Iterator[tuple[str, TensorRule]]:
-    """Full name and rule of every tensor of a file, in file order. `config` maps CONFIG_FIELDS to their values."""
+def tensor_rules(config: dict[str, int], float_linears: bytes = b"") -> Iterator[tuple[str, TensorRule]]:
+    """Full name and rule of every tensor of a file, in file order.
+
+    Args:
+        config: CONFIG_FIELDS → their values.
+        float_linears: the bytes of the tensor of that name, where the file has it.
+    """
     for rule in GLOBAL_RULES:
         if rule.belongs(config):
             yield rule.name, rule
     for layer in range(stored_layers(config)):
+        marks = float_linears[layer] if layer < len(float_linears) else 0
         for rule in LAYER_RULES:
-            if rule.belongs(config):
+            if rule.belongs(config, marks):
                 yield f"layers.{layer}.{rule.name}", rule
 
 
@@ -211,7 +225,7 @@ def derived_sizes(config: dict[str, int]) -> dict[str, int]:
     }
 
 
-def tensor_specs(config: dict[str, int]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Every tensor of a file in file order: name → dtype, shape. `config` maps CONFIG_FIELDS to their values."""
+def tensor_specs(config: dict[str, int], float_linears: bytes = b"") -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Every tensor of a file in file order: name → dtype, shape. Arguments as of `tensor_rules`."""
     sizes = config | derived_sizes(config)
-    return {name: (rule.dtype, tuple(each.of(sizes) for each in rule.shape)) for name, rule in tensor_rules(config)}
+    return {name: (rule.dtype, tuple(each.of(sizes) for each in rule.shape)) for name, rule in tensor_rules(config, float_linears)}

@@ -17,6 +17,7 @@ from tinybert_rt.format.layout import (
     MAX_HEADER_BYTES,
     MAX_PAIR_SUM,
     OPTIONAL_FIELDS,
+    float_linears,
     pad,
 )
 from tinybert_rt.format.tensors import tensor_specs
@@ -38,15 +39,18 @@ def config_tensor(config: dict[str, int]) -> np.ndarray:
     return values.astype("<i4")
 
 
-def file_header(config: dict[str, int], metadata: dict[str, str]) -> bytes:
-    """The bytes before the first tensor: length, JSON header, spaces up to a multiple of ALIGNMENT."""
+def file_header(config: dict[str, int], metadata: dict[str, str], marks: bytes = b"") -> bytes:
+    """The bytes before the first tensor: length, JSON header, spaces up to a multiple of ALIGNMENT.
+
+    marks: the tensor "float_linears", where the file has it.
+    """
     shown = {name: value for name, value in config.items() if value or name not in OPTIONAL_FIELDS}
     text = {"config": json.dumps(shown, sort_keys=True), **metadata}
     header: dict[str, Any] = {"__metadata__": {"format": FORMAT_NAME, "version": str(FORMAT_VERSION), **dict(sorted(text.items()))}}
     if set(header["__metadata__"]) & {"format", "version"} & set(metadata):
         raise ValueError("metadata: the keys 'format' and 'version' are written by the format itself")
     begin = 0
-    for name, (dtype, shape) in tensor_specs(config).items():
+    for name, (dtype, shape) in tensor_specs(config, marks).items():
         end = begin + int(np.prod(shape, dtype=np.int64)) * np.dtype(NUMPY_DTYPES[dtype]).itemsize
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
         begin = end
@@ -63,18 +67,21 @@ def write_model(path: str | Path, config: dict[str, int], tensors: dict[str, np.
     Args:
         path: the file, replaced if it exists.
         config: every one of CONFIG_FIELDS.
-        tensors: every tensor of `tensor_specs(config)` but "config", with exactly these dtypes and shapes.
+        tensors: every tensor of `tensor_specs` but "config", with exactly these dtypes and shapes.
         metadata: text for `__metadata__`, beside "format", "version" and "config", which are added.
 
     Returns the size of the file in bytes. Raises ValueError when something does not match.
     """
     tensors = {"config": config_tensor(config), **tensors}
-    specs = tensor_specs(config)
+    marks = np.asarray(tensors.get("float_linears", ())).astype(np.uint8).tobytes()
+    if config["float_linears"] != len(float_linears(marks)):
+        raise ValueError(f"config: float_linears is {config['float_linears']}, the tensor marks {len(float_linears(marks))} linear layers")
+    specs = tensor_specs(config, marks)
     for name in tensors:
         if name not in specs:
             raise ValueError(f"tensor {name!r} does not belong into this file")
     arrays = [_checked(name, tensors, NUMPY_DTYPES[dtype], shape) for name, (dtype, shape) in specs.items()]
-    header = file_header(config, metadata)
+    header = file_header(config, metadata, marks)
     with whole_file(path) as file:
         file.write(header)
         for array in arrays:

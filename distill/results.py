@@ -1,0 +1,101 @@
+"""The results of the recipes in the project's README.md, written from reports.
+
+Usage:
+    python -m distill.results runs/sst2-minilm runs/sst2-4x312    (takes their report.json into distill/results, rewrites the table)
+    python -m distill.results --check                             (exit status 1 if the table is not what distill/results gives)
+
+Nothing between the two markers in README.md is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tinybert_rt.cli import OneLineParser
+
+from . import command, report
+from .settings import DistillError
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- distill:begin -->", "<!-- distill:end -->"
+_PYTORCH, _INT8 = "PyTorch, float32", "runtime, int8"
+
+
+def take(run: Path, folder: Path) -> None:
+    """Copy the report of a run into a folder. Raises DistillError."""
+    try:
+        found = json.loads((run / "report.json").read_text(encoding="utf-8"))
+        found.pop("summary", None)
+        for key in ("out", "teacher", "model"):  # where things lay on one machine says nothing to others
+            if "/" in str(found["settings"].get(key, "")):
+                found["settings"][key] = Path(found["settings"][key]).name
+        folder.mkdir(exist_ok=True)
+        (folder / f"{found['name']}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    except (OSError, ValueError, KeyError) as error:
+        raise DistillError(f"{run}: has no report that can be read: {error}") from None
+
+
+def section(folder: Path) -> str:
+    """The table of all reports in a folder, by name."""
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    if not reports:
+        return "There are no results yet."
+    table = [["recipe", "parameters", "file", "measured on", "metric", "float32", "int8", "trained"]]
+    table += [_row(each) for each in reports]
+    lines = report.rows(table)
+    hardware = sorted({each["hardware"] for each in reports})
+    return "\n".join([*lines, "", f"Trained on: {'; '.join(hardware)}. Times are of a machine that did other work beside."])
+
+
+def _row(found: Mapping[str, Any]) -> list[str]:
+    exact = found["scores"][_PYTORCH]
+    metric = next(name for name, value in exact.items() if name != "score" and value == exact["score"])
+    return [
+        found["name"],
+        f"{found['parameters']:,}",
+        f"{found['bytes'] / 1e6:.1f} MB",
+        found["dev"],
+        metric,
+        f"{exact['score']:.4f}",
+        f"{found['scores'][_INT8]['score']:.4f}" if _INT8 in found["scores"] else "",
+        f"{found['seconds'] / 60:.0f} min" + ("" if found["finished"] else ", stopped by its budget"),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit status."""
+    prog = "python -m distill.results"
+    parser = OneLineParser(prog=prog, description="Write the recipes' results into README.md.")
+    parser.add_argument("runs", type=Path, nargs="*", help="folders of finished runs, whose reports are taken")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if something would change")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="the file with the two markers")
+    parser.add_argument("--results", type=Path, default=ROOT / "distill" / "results", help="folder of reports")
+    options = parser.parse_args(arguments)
+    stale = False
+
+    def work() -> None:
+        nonlocal stale
+        for run in options.runs:
+            take(run, options.results)
+        before = options.readme.read_text(encoding="utf-8")
+        if before.count(BEGIN) != 1 or before.count(END) != 1:
+            raise DistillError(f"{options.readme}: must have the lines {BEGIN} and {END}, once each")
+        head, rest = before.split(BEGIN)
+        after = f"{head}{BEGIN}\n{section(options.results)}\n{END}{rest.split(END)[1]}"
+        stale = after != before
+        if stale and not options.check:
+            options.readme.write_text(after, encoding="utf-8")
+
+    status = command.guarded(prog, work)
+    if options.check and stale:
+        print(f"{options.readme} is not what {options.results} gives: run {prog}", file=sys.stderr)
+        return 1
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

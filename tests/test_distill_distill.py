@@ -1,0 +1,199 @@
+"""Distillation: every method brings a student nearer to its teacher, from a settings file to a `.tbrt` file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import distill_files
+import numpy as np
+import pytest
+import transformers
+from models import write_checkpoint
+
+import tinybert_rt as tb
+from distill import distill, models, texts
+from distill.augment import Augment, augmented, neighbours
+from distill.distill import METHODS
+from distill.training import read_log
+
+LABELS = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
+SMALL = "layers = 2\nhidden = 16\nheads = 4\nintermediate = 32\n"
+LAYERED = ["tinybert-layers", "minilm", "minilm2", "patient"]
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A sentence encoder, a classifier and a masked language model with the same encoder."""
+    folder = tmp_path_factory.mktemp("teachers")
+    write_checkpoint(folder / "encoder", hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4)
+    tokenizer = models.load_tokenizer(str(folder / "encoder"))
+    for name, kind, head in (
+        (
+            "classifier",
+            transformers.AutoModelForSequenceClassification,
+            LABELS,
+        ),
+        ("masked", transformers.AutoModelForMaskedLM, {}),
+    ):
+        model = models.load_model(str(folder / "encoder"), kind, **head)
+        models.write_checkpoint(folder / name, model, tokenizer)
+    return {path.name: path for path in folder.iterdir()}
+
+
+def recipe(folder: Path, teacher: Path, stages: str, *, kind: str = "classification", student: str = "") -> Path:
+    columns = {"classification": 'text = "sentence"', "similarity": 'text = "first"\npair = "second"\nlabel = "score"'}[kind]
+    train, dev = getattr(distill_files, kind)(folder)
+    return distill_files.settings(
+        folder / "settings.toml",
+        f"""
+teacher = "{teacher}"
+out = "{folder / "run"}"
+dropout = 0.0
+[student]
+{student or SMALL}
+[data]
+kind = "{kind}"
+train = ["{train}"]
+dev = "{dev}"
+max_tokens = 32
+{columns}
+{stages}
+""",
+    )
+
+
+def stage(method: str, more: str = "", *, steps: int = 24) -> str:
+    training = f"training = {{ learning_rate = 5e-3, steps = {steps}, batch_size = 16, log_every = 4, warmup = 0.0 }}"
+    return f'[[stages]]\nmethod = "{method}"\n{training}\n{more}\n'
+
+
+def run(path: Path, *arguments: str) -> int:
+    return distill.main([str(path), "--data", str(path.parent), *arguments])
+
+
+def losses(folder: Path, name: str = "loss") -> list[float]:
+    return [line[name] for line in read_log(folder / "log.jsonl") if name in line]
+
+
+@pytest.mark.parametrize("method", ["soft", "tinybert-prediction", *LAYERED])
+def test_the_losses_of_every_method_fall(method: str, teachers: dict[str, Path], tmp_path: Path) -> None:
+    student = SMALL + "init = 'random'"
+    assert run(recipe(tmp_path, teachers["classifier"], stage(method), student=student)) == 0
+    found = losses(tmp_path / "run" / "stage-1")
+    assert found[-1] < found[0]
+    line = read_log(tmp_path / "run" / "stage-1" / "log.jsonl")[0]
+    assert line["loss"] == pytest.approx(sum(weight * line[name] for name, weight in METHODS[method].items()), abs=1e-3)
+
+
+def test_distilbert_trains_a_masked_language_model(teachers: dict[str, Path], tmp_path: Path) -> None:
+    lines = [f"the {first} {second} sat on the mat" for first in distill_files.WORDS for second in distill_files.WORDS]
+    (tmp_path / "texts.txt").write_text("\n".join(lines), encoding="utf-8")
+    more = 'texts = { files = ["texts.txt"], max_tokens = 32 }'
+    assert (
+        run(
+            recipe(
+                tmp_path,
+                teachers["masked"],
+                stage("distilbert", more, steps=60),
+                student="layers = 2\nhidden = 32\nheads = 4\nintermediate = 64",
+            )
+        )
+        == 0
+    )
+    assert losses(tmp_path / "run" / "stage-1")[-1] < losses(tmp_path / "run" / "stage-1")[0]
+    assert tb.load(tmp_path / "run" / "model.tbrt").info()["head"] == "masked_token"
+
+
+def test_stages_follow_each_other_and_the_report_is_of_the_last(teachers: dict[str, Path], tmp_path: Path) -> None:
+    path = recipe(tmp_path, teachers["classifier"], stage("tinybert-layers", steps=8) + stage("soft", "augment = { copies = 2 }", steps=8))
+    assert run(path) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    assert report["steps"] == 8
+    assert report["scores"]["runtime, f32"]["accuracy"] == pytest.approx(report["scores"]["PyTorch, float32"]["accuracy"], abs=1e-6)
+    assert tb.load(tmp_path / "run" / "model.tbrt").labels == ["bad", "good"]
+    assert (tmp_path / "run" / "stage-2" / "teacher.npy").exists()
+    log = (tmp_path / "run" / "stage-2" / "log.jsonl").read_text(encoding="utf-8")
+    assert run(path) == 0  # goes on where it ended: nothing is trained again
+    assert (tmp_path / "run" / "stage-2" / "log.jsonl").read_text(encoding="utf-8") == log
+
+
+@pytest.mark.parametrize("labels_by", ["pytorch", "int8"])
+def test_a_sentence_encoder_comes_near_its_teacher(labels_by: str, teachers: dict[str, Path], tmp_path: Path) -> None:
+    lines = [f"{a} {b} the {c}" for a in distill_files.WORDS[:6] for b in distill_files.WORDS for c in ("cat", "dog")]
+    (tmp_path / "texts.txt").write_text("\n".join(lines), encoding="utf-8")
+    more = f'texts = {{ files = ["texts.txt"], max_tokens = 32 }}\nlabels_by = "{labels_by}"'
+    student = "layers = 2\nhidden = 32\nheads = 4\nintermediate = 48\nembedding = 16"
+    assert run(recipe(tmp_path, teachers["encoder"], stage("embedding", more, steps=40), kind="similarity", student=student)) == 0
+    assert losses(tmp_path / "run" / "stage-1", "vector")[-1] < 0.5 * losses(tmp_path / "run" / "stage-1", "vector")[0]
+    model, teacher = tb.load(tmp_path / "run" / "model.tbrt"), models.export(teachers["encoder"], tmp_path / "teacher.tbrt")
+    ours, theirs = (each.encode(lines[:20]) for each in (model, tb.load(teacher)))
+    assert (ours * theirs).sum(1).mean() > 0.8
+
+
+def test_a_student_may_begin_with_a_checkpoint(teachers: dict[str, Path], tmp_path: Path) -> None:
+    path = recipe(tmp_path, teachers["classifier"], stage("soft", steps=2), student=f'checkpoint = "{teachers["classifier"]}"')
+    assert run(path) == 0
+    assert losses(tmp_path / "run" / "stage-1")[0] < 0.7
+
+
+def test_what_quantization_aware_training_measures_is_what_the_runtime_gives(teachers: dict[str, Path], tmp_path: Path) -> None:
+    path = recipe(tmp_path, teachers["classifier"], stage("soft", steps=12))
+    assert run(path, "--set", "quantization_aware=true") == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    log = read_log(tmp_path / "run" / "stage-1" / "log.jsonl")
+    best = max((line["evaluation"] for line in log if "evaluation" in line), key=lambda numbers: numbers["score"])
+    assert report["scores"]["runtime, int8"]["matthews"] == pytest.approx(best["matthews"], abs=1e-9)
+
+
+BAD = {
+    "heads": ("tinybert-layers", "layers = 2\nhidden = 16\nheads = 2\nintermediate = 32", "", "the student has 2, the teacher 4"),
+    "relation heads": ("minilm2", "", "relation_heads = 5", "must divide both hidden sizes, 16 and 32"),
+    "teacher layer": ("minilm2", "", "teacher_layer = 9", "the teacher has 3 layers"),
+    "labels": ("patient", "", "augment = { copies = 2 }", "needs the task's own examples"),
+    "loss": ("soft", "", "losses = { sofd = 1.0 }", "losses: unknown 'sofd'"),
+    "method": ("sofd", "", "", "method is 'sofd'; known: 'soft'"),
+    "temperature": ("soft", "", "temperature = 0.0", "temperature is 0.0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_settings_are_one_clear_line(case: str, teachers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    method, student, more, message = BAD[case]
+    assert run(recipe(tmp_path, teachers["classifier"], stage(method, more), student=student)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_neighbours_are_the_nearest_words(teachers: dict[str, Path]) -> None:
+    tokenizer = models.load_tokenizer(str(teachers["encoder"]))
+    embeddings = models.load_model(str(teachers["encoder"])).get_input_embeddings().weight.detach()
+    table = neighbours(embeddings, tokenizer, 4)
+    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    words = [index for index, piece in enumerate(pieces) if piece.isalpha()]
+    cat = pieces.index("cat")
+    unit = (embeddings / embeddings.norm(dim=1, keepdim=True)).double().numpy()
+    expected = sorted((index for index in words if index != cat), key=lambda index: -float(unit[index] @ unit[cat]))[:4]
+    assert table[cat].tolist() == expected
+    for piece in ("[CLS]", "##ing", "."):
+        assert set(table[pieces.index(piece)].tolist()) == {pieces.index(piece)}
+
+
+def test_augmented_texts_change_words_at_the_given_rate_and_have_no_labels() -> None:
+    table = np.stack([np.full(3, index) if index < 5 else np.array([100, 101, 102]) for index in range(50)]).astype(np.int32)
+    made = augmented([{"input_ids": [2, *range(5, 45), 3], "labels": 1}], table, Augment(copies=200, probability=0.4), seed=0)
+    assert made[0] == {"input_ids": [2, *range(5, 45), 3]}
+    ids = np.array([each["input_ids"] for each in made[1:]])
+    assert len(ids) == 200
+    assert (ids[:, [0, -1]] == [2, 3]).all()
+    changed = ids[:, 1:-1] >= 100
+    assert changed.mean() == pytest.approx(0.4, abs=0.02)
+    assert set(ids[:, 1:-1][changed].tolist()) == {100, 101, 102}
+
+
+def test_texts_are_lines_or_sentences_each_once(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("One here. Two there? no. Three!\n\nOne here.\nA line\n", encoding="utf-8")
+    found = texts.read(texts.Texts(files=("a.txt",), sentences=1.0), tmp_path)
+    assert sorted(found) == ["A line", "One here.", "Three!", "Two there? no."]
+    assert len(texts.read(texts.Texts(files=("a.txt",), limit=2), tmp_path)) == 2
