@@ -179,6 +179,19 @@ def test_heads_match_transformers(name: str, head: str, tmp_path: Path) -> None:
     assert found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted) >= 0.995
 
 
+@pytest.mark.parametrize(("name", "head"), [(name, head) for name, head in heads_of_cases() if name in ("deberta", "deberta-v3-odd")])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_the_activation_of_debertas_pooler_is_that_of_its_config(activation: str, name: str, head: str, tmp_path: Path) -> None:
+    if head not in ("ForSequenceClassification", "ForMultipleChoice"):
+        return
+    model = write_case(tmp_path, CASES[name], head, pooler_hidden_act=activation)
+    ids, offsets, types = inputs(model)
+    expected = expected_logits(model, ids, offsets, types)
+    convert(tmp_path, tmp_path / "model.tbrt", dtype="f32")
+    found = tb.load(tmp_path / "model.tbrt", threads=1).logits(ids, offsets, types)
+    assert np.abs(found - expected).max() <= 2 * tolerance(4, np.abs(expected).max())
+
+
 PRETRAINED = [("bert", "ForNextSentencePrediction"), ("electra", "ForPreTraining"), ("electra-small", "ForPreTraining")]
 
 
@@ -203,6 +216,10 @@ def test_choices_are_compared(tmp_path: Path) -> None:
     assert found.index == numbers.argmax()
     with pytest.raises(tb.errors.InvalidArgumentError, match="empty"):
         model.choose("a", [])
+    with pytest.warns(tb.TruncationWarning, match="the prompt was truncated for 2 of 2 choices"):
+        model.choose("cat " * 200, ["the mat", "a dog"])
+    with pytest.raises(tb.errors.TextTooLongError, match="choice 1 has 202 tokens and leaves no room for the prompt, the limit is 96"):
+        model.choose("cat", ["the mat", "dog " * 200])
 
 
 @pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", "regression", None])

@@ -44,6 +44,8 @@ def test_info_prints_facts(capsys: pytest.CaptureFixture[str]) -> None:
     assert "int8" in out
     assert run("info", small_model_file(), "--json") == 0
     assert json.loads(capsys.readouterr().out)["layers"] == 2
+    assert run("info", "--model", small_model_file(), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["layers"] == 2
 
 
 def test_embed_writes_npy(lines: Path, tmp_path: Path) -> None:
@@ -94,6 +96,9 @@ def test_classify_gives_each_line_a_label(tmp_path: Path, capsys: pytest.Capture
     write_case(tmp_path, CASES["bert"], "ForSequenceClassification", id2label={0: "good", 1: "bad"})
     model = convert(tmp_path, "int8")
     source = tmp_path / "lines.txt"
+    source.write_text("the cat\n\na dog\n" + "cat " * 200)
+    assert run("classify", source, "--model", model) == 0
+    assert "1 of 4 texts had more than 96 tokens and was truncated" in capsys.readouterr().err
     source.write_text("the cat\n\na dog\n")
     assert run("classify", source, "--model", model) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -141,6 +146,23 @@ def test_tag_and_answer_print_what_the_model_finds(tmp_path: Path, capsys: pytes
             assert run("answer", "the dog", source, "--model", model.path, "--top", 0) == 2
 
 
+def test_characters_of_an_answer_are_those_of_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_case(tmp_path, CASES["bert"], "ForQuestionAnswering")
+    model = convert(tmp_path, "int8")
+    text = "É cat\r\n\r\nsat on\r\nthe mat\r\n"
+    for mark in (b"", b"\xef\xbb\xbf"):
+        (tmp_path / "crlf.txt").write_bytes(mark + text.encode())
+        assert run("answer", "the dog", tmp_path / "crlf.txt", "--model", model, "--top", 9, "--json") == 0
+        found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert any(each["start"] > text.index("\n") for each in found)
+        assert all(text[each["start"] : each["end"]] == each["text"] for each in found)
+    assert run("answer", "dog " * 60, tmp_path / "crlf.txt", "--model", model) == 0
+    assert capsys.readouterr().err.startswith("tinybert-rt: the question has 60 tokens, of which the first 46 were used")
+    (tmp_path / "latin1.txt").write_bytes(b"a\r\ncaf\xe9")
+    assert run("answer", "a", tmp_path / "latin1.txt", "--model", model) == 2
+    assert "latin1.txt: line 2 is not valid UTF-8 (byte 4)" in capsys.readouterr().err
+
+
 def test_truncation_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "long.txt"
     source.write_text("cat " * 300 + "\ncat\n")
@@ -171,6 +193,10 @@ def test_a_pipe_that_closes_early_is_no_error() -> None:
     [
         (["info", "{tmp}/nowhere.tbrt"], "nowhere.tbrt: no such file"),
         (["info", "{lines}"], "lines.txt"),
+        (["info", "{model}", "--model", "{model}"], "name one model"),
+        (["info", "{model}", "--jsno"], "unrecognized arguments: --jsno (see tinybert-rt info --help)"),
+        (["rank", "a", "{lines}", "--topp", "3"], "unrecognized arguments: --topp 3 (see tinybert-rt rank --help)"),
+        (["embed", "{lines}", "--field", "body", "--out", "{tmp}/v.npy"], "--field body: the input is text"),
         (["info", "{model}", "--isa", "sse9"], "sse9"),
         (["info", "{model}", "--threads", "0"], "threads must be between"),
         (["embed", "{tmp}/nowhere.txt", "--out", "{tmp}/v.npy"], "nowhere.txt"),

@@ -102,7 +102,15 @@ def test_files_in_parts_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=r"merges\.txt: not readable as UTF-8"):
         read_tokenizer(directory)
     (tmp_path / "merges.txt").unlink()
-    with pytest.raises(ConversionError, match=r"neither tokenizer\.json nor"):
+    with pytest.raises(ConversionError, match=r"merges\.txt: there is no such file"):
+        read_tokenizer(directory)
+
+
+def test_the_file_with_a_broken_merge_is_named(tmp_path: Path) -> None:
+    directory = write_in_parts(tmp_path, tokenizer_class="RobertaTokenizer")
+    with (directory / "merges.txt").open("a", encoding="utf-8") as file:
+        file.write("no such pieces\n")
+    with pytest.raises(ConversionError, match=r"merges\.txt: merge \d+ is 'no such pieces'"):
         read_tokenizer(directory)
 
 

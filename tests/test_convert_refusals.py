@@ -57,11 +57,48 @@ def fast(tmp_path: Path) -> Path:
         ("layer_norm_eps", "small", "'small'"),
         ("is_decoder", True, "only encoders"),
         ("add_cross_attention", True, "only encoders"),
+        ("max_position_embeddings", 3, "at least 4"),
+        ("architectures", "BertForMaskedLM", "must be a list of class names"),
+        ("architectures", [5], "must be a list of class names"),
     ],
 )
 def test_config_field(field: str, value: Any, says: str, directory: Path) -> None:
     edit(directory / "config.json", lambda config: config.update({field: value}))
     refused(directory, "config.json", field, says)
+
+
+@pytest.mark.parametrize("field", ["model_type", "hidden_size", "vocab_size"])
+def test_config_field_missing(field: str, directory: Path) -> None:
+    edit(directory / "config.json", lambda config: config.pop(field) and None)
+    refused(directory, f"config.json: {field} is missing")
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "field", "value"),
+    [
+        ("deberta-v2", "sequence_classification", "pooler_hidden_act", "gelu_new"),
+        ("deberta", "multiple_choice", "pooler_hidden_act", None),
+        ("electra", "multiple_choice", "summary_type", "mean"),
+        ("electra", "multiple_choice", "summary_activation", "tanh"),
+        ("electra", "multiple_choice", "summary_use_proj", False),
+    ],
+)
+def test_head_of_a_form_that_is_not_known(kind: str, head: str, field: str, value: Any, directory: Path) -> None:
+    edit(directory / "config.json", lambda config: config.update({"model_type": kind, field: value}))
+    refused(directory, "config.json", f"{field} is {value!r}", head=head)
+
+
+def test_a_head_that_is_not_known_is_noted(directory: Path, tmp_path: Path) -> None:
+    edit(directory / "config.json", lambda config: config.update(architectures=["BertForFoo"]))
+    report = convert(directory, tmp_path / "m.tbrt")
+    assert report.config["head"] == 0
+    assert "config.json: the head of BertForFoo is not known: left out" in report.notes
+
+
+@pytest.mark.parametrize(("source", "out"), [("", "m.tbrt"), (".", "")])
+def test_an_empty_path(source: str, out: str) -> None:
+    with pytest.raises(ConversionError, match="is empty: it must be a path"):
+        convert(source, out)
 
 
 def test_no_directory(tmp_path: Path) -> None:
@@ -152,7 +189,13 @@ def test_max_seq_length(limit: Any, directory: Path) -> None:
     refused(directory, "sentence_bert_config.json", "max_seq_length", str(limit))
 
 
-@pytest.mark.parametrize("limit", [1, 17])
+def test_model_max_length_too_small(directory: Path) -> None:
+    (directory / "sentence_bert_config.json").unlink()
+    edit(directory / "tokenizer_config.json", lambda config: config.update(model_max_length=1))
+    refused(directory, "tokenizer_config.json: model_max_length is 1; it must be from 3 to the number of positions, 16: say --max-tokens")
+
+
+@pytest.mark.parametrize("limit", [1, 2, 17])
 def test_max_tokens_asked_for(limit: int, directory: Path) -> None:
     refused(directory, "max_tokens", str(limit), max_tokens=limit)
 
@@ -301,7 +344,9 @@ def test_tensor_misshapen(tmp_path: Path) -> None:
 
 
 def test_tensor_of_integers(tmp_path: Path) -> None:
-    refused(_weights(tmp_path, lambda tensors: tensors.update({NAME: tensors[NAME].astype(np.int32)})), NAME, "float")
+    refused(
+        _weights(tmp_path, lambda tensors: tensors.update({NAME: tensors[NAME].astype(np.int64)})), NAME, "is int64; it must be a float"
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -347,8 +392,9 @@ def test_damaged_safetensors(directory: Path) -> None:
 def test_damaged_pytorch_weights(directory: Path) -> None:
     pytest.importorskip("torch")
     (directory / "model.safetensors").unlink()
-    (directory / "pytorch_model.bin").write_bytes(b"nothing of the kind")
-    refused(directory, "pytorch_model.bin", "not readable")
+    for data in (b"nothing of the kind", b""):
+        (directory / "pytorch_model.bin").write_bytes(data)
+        refused(directory, "pytorch_model.bin: not readable as PyTorch weights: it is damaged")
 
 
 def test_pytorch_weights_that_are_no_tensors(directory: Path) -> None:

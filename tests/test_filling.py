@@ -65,14 +65,14 @@ def test_what_cannot_be_filled_is_an_error(tmp_path: Path) -> None:
     model, _ = load(tmp_path)
     with pytest.raises(tb.errors.InvalidArgumentError, match=r"no \[MASK\]"):
         model.fill_mask("the cat")
-    with pytest.raises(tb.errors.TextTooLongError, match="tokens, the limit is 96"):
+    with pytest.raises(tb.errors.TextTooLongError, match=r"the text has 203 tokens, the limit is 96: shorten it$"):
         model.fill_mask("a " * 200 + "[MASK]")
     for top in (0, len(vocabulary()) + 1):
         with pytest.raises(tb.errors.InvalidArgumentError, match="top must be between 1 and"):
             model.fill_mask("[MASK]", top=top)
-    with pytest.raises(tb.errors.MissingHeadError, match="a head for masked token is needed"):
+    with pytest.raises(tb.errors.MissingHeadError, match="a head for masked tokens is needed"):
         tb.load().fill_mask("a [MASK]")
-    with pytest.raises(tb.errors.MissingHeadError, match="has a head for masked token"):
+    with pytest.raises(tb.errors.MissingHeadError, match="has a head for masked tokens"):
         model.classify(["a"])
 
 

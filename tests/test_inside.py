@@ -131,7 +131,7 @@ def test_inspect_names_the_tokens_and_their_characters(model: tb.Model) -> None:
 
 def test_a_long_text_is_cut_with_a_warning_or_refused(model: tb.Model) -> None:
     text = "cat " * 200
-    with pytest.warns(tb.TruncationWarning, match="1 of 2 texts have more than 96 tokens"):
+    with pytest.warns(tb.TruncationWarning, match="1 of 2 texts has more than 96 tokens"):
         assert [each.shape[1] for each in model.hidden_states(["a dog", text])] == [4, 96]
     assert model.inspect(text, truncation="truncate", max_tokens=9).attentions.shape == (2, 2, 9, 9)
     with pytest.raises(tb.errors.TextTooLongError, match=r"text 1 .*202"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,13 @@ def test_tokens_have_the_bytes_of_their_words(opened: Any, tmp_path: Path) -> No
         assert (first == -1 == begin == end) or source.encode()[begin:end].decode() == source[first:last]
 
 
+def test_types_are_0_where_the_model_has_only_one(opened: Any, tmp_path: Path) -> None:
+    session, _ = both(opened, tmp_path, "distilbert", "ForMaskedLM")
+    ids, types = np.empty(9, np.int32), np.full(9, 7, np.uint8)
+    assert session("tokenize", "the cat", 7, "a dog", 5, None, ids, types, 9, None) == 0
+    assert types.tolist() == [0, 0, 0, 0, 0, 0, 0, 7, 7]
+
+
 @pytest.mark.parametrize("text", [LONG, "the cat", "", "中文 x"])
 def test_texts_are_tagged_as_in_python(text: str, opened: Any, tmp_path: Path) -> None:
     session, model = both(opened, tmp_path, "bert", "ForTokenClassification", id2label=TAGS)
@@ -239,13 +247,19 @@ def test_questions_are_answered_as_in_python(case: str, opened: Any, tmp_path: P
         data = context.encode()
         status = session("answer", question, len(question.encode()), context, len(data), options, found, 6, count)
         assert status == 0, session.message
-        expected = model.answer(question, context, top=6, **{**values, "no_answer": bool(values["no_answer"])})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", tb.TruncationWarning)
+            expected = model.answer(question, context, top=6, **{**values, "no_answer": bool(values["no_answer"])})
         assert count[0] == len(expected)
         for mine, wanted in zip(found, expected, strict=False):
             assert data[mine.start : mine.end].decode() == wanted.text
             assert len(data[: mine.start].decode()) == wanted.start
             assert mine.score == pytest.approx(wanted.score, rel=1e-4)
     assert session("answer", "a", 1, "b", 1, None, found, 0, count) == tb.errors.InvalidArgumentError.code
+    for name, value in (("no_answer", 7), ("reserved", 1)):
+        options = session.ffi.new("tbrt_answer_options *", {"struct_size": 24, "max_answer_tokens": 15, "stride": 128, name: value})
+        assert session("answer", "a", 1, "b", 1, options, found, 6, count) == tb.errors.InvalidArgumentError.code
+        assert name in session.message
 
 
 def test_what_the_model_or_the_call_lacks_is_an_error(opened: Any, tmp_path: Path) -> None:

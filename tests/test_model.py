@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import LEVELS
+from format_files import write_small
 from models import convert, small_model_file, vocabulary, write_checkpoint
 
 import tinybert_rt as tb
@@ -57,7 +58,7 @@ def test_numpy_integers_are_integers(model: tb.Model) -> None:
 
 
 def test_details_count_tokens_and_flag_truncation(model: tb.Model) -> None:
-    with pytest.warns(tb.TruncationWarning, match=r"1 of 2 texts have more than 96 tokens"):
+    with pytest.warns(tb.TruncationWarning, match=r"1 of 2 texts has more than 96 tokens"):
         result = model.encode_detailed(["a cat", "cat " * 200])
     assert result.token_counts.tolist() == [4, 202]
     assert result.truncated.tolist() == [False, True]
@@ -169,8 +170,44 @@ def test_few_texts_get_the_vectors_of_many(model: tb.Model, texts: list[str], op
     assert model.encode(texts, **options).tobytes() == model.encode(iter(texts), **options).tobytes()
     with pytest.raises(tb.errors.TextTooLongError, match="text 1 has 8 tokens, the limit is 5"):
         model.encode(["cat", "cat cat cat cat cat cat"], truncation="error", max_tokens=5)
-    with pytest.warns(tb.errors.TruncationWarning, match="1 of 2 texts have more than 5 tokens"):
+    with pytest.warns(tb.errors.TruncationWarning, match="1 of 2 texts has more than 5 tokens"):
         model.encode(["cat", "cat cat cat cat cat cat"], max_tokens=5)
+
+
+@pytest.mark.parametrize("given", [[], 3, b"truncate"])
+def test_names_that_are_no_str(given: Any, model: tb.Model) -> None:
+    for use in (model.encode, model.tokenize, lambda text, truncation: model.encode(iter(text), truncation=truncation)):
+        with pytest.raises(tb.errors.InvalidArgumentError, match="truncation must be one of"):
+            use(["a"] if use is not model.tokenize else "a", truncation=given)
+    with pytest.raises(tb.errors.InvalidArgumentError, match="isa must be the name of"):
+        tb.load(small_model_file(), isa=given)
+
+
+def test_bytes_are_to_be_decoded(model: tb.Model) -> None:
+    with pytest.raises(tb.errors.InvalidTextError, match="texts is bytes: decode it"):
+        model.encode(b"abc")  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_truncated_as_asked_says_why(model: tb.Model) -> None:
+    long = "cat " * 200
+    for texts, policy, says in (
+        ([("a", "b"), (long, "a")], "only_second", "its first text alone leaves no room for the second: shorten the first"),
+        ([("a", "b"), ("a", long)], "only_first", "its second text alone leaves no room for the first: shorten the second"),
+        (["a", long], "only_second", "there is no second text to truncate"),
+    ):
+        with pytest.raises(tb.errors.TextTooLongError, match=f"text 1 has 20[0-9] tokens, the limit is 96, and {says}"):
+            model.encode(texts, truncation=policy)  # type: ignore[arg-type]
+
+
+def test_a_model_of_two_tokens_has_no_room_for_a_pair(tmp_path: Path) -> None:
+    model = tb.load(write_small(tmp_path / "small.tbrt", max_tokens=2), threads=1)
+    with pytest.raises(tb.errors.InvalidArgumentError, match="the model takes 2 tokens, too few for a pair"):
+        model.encode([("a", "b")])
+
+
+def test_a_warning_about_one_text_is_in_the_singular(model: tb.Model) -> None:
+    with pytest.warns(tb.TruncationWarning, match="1 of 1 text has more than 96 tokens and was truncated"):
+        model.encode(["cat " * 200])
 
 
 def test_a_model_can_be_used_while_the_process_ends() -> None:

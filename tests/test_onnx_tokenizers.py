@@ -14,6 +14,7 @@ from test_convert_unigram import write_checkpoint
 import tinybert_rt as tb
 from tools.convert import convert
 from tools.export_onnx import ConversionError, export
+from tools.tbrt import TbrtFile
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -53,3 +54,14 @@ def test_a_head_that_is_not_exported_is_named(tmp_path: Path) -> None:
     convert(tmp_path, tmp_path / "m.tbrt", pooling="mean", normalize=True)
     with pytest.raises(ConversionError, match="a head of the kind masked_token is not supported; supported: none, sequence_"):
         export(tmp_path / "m.tbrt", tmp_path / "m.onnx")
+
+
+def test_an_exported_graph_is_read_back_with_the_checkpoints_config(tmp_path: Path) -> None:
+    """RoBERTa's table of positions has rows before the first token's, which an exported graph has not."""
+    source = write_roberta(tmp_path / "hf")
+    convert(source, tmp_path / "m.tbrt", dtype="f32", pooling="mean", normalize=True, name="m")
+    export(tmp_path / "m.tbrt", source / "model.onnx")
+    convert(source / "model.onnx", tmp_path / "again.tbrt", dtype="f32", pooling="mean", normalize=True, name="m")
+    first, again = (TbrtFile(tmp_path / f"{name}.tbrt") for name in ("m", "again"))
+    assert first.config == again.config
+    assert tb.load(tmp_path / "m.tbrt").encode(TEXTS).tobytes() == tb.load(tmp_path / "again.tbrt").encode(TEXTS).tobytes()

@@ -36,10 +36,14 @@ def test_a_cross_encoder_ranks_pairs(tmp_path: Path) -> None:
     ours, theirs = cross_encoder(tmp_path, ["LABEL_0"])
     expected = 1 / (1 + np.exp(-pair_logits(theirs, tmp_path, "the dog")[:, 0]))  # CrossEncoder's default for one label
     for method in ("auto", "pairs"):
-        found = ours.rank("the dog", TEXTS, method=method)
+        with pytest.warns(tb.TruncationWarning, match="1 of 4 texts were truncated: with the query they have more than 96 tokens"):
+            found = ours.rank("the dog", TEXTS, method=method)
         assert [each.index for each in found] == np.argsort(-expected).tolist()
         assert np.allclose([each.score for each in found], np.sort(expected)[::-1], atol=1e-5)
-    assert [each.text for each in ours.rank("the dog", TEXTS, top=1)] == [TEXTS[expected.argmax()]]
+    with pytest.warns(tb.TruncationWarning):
+        assert [each.text for each in ours.rank("the dog", TEXTS, top=1)] == [TEXTS[expected.argmax()]]
+    with pytest.raises(tb.errors.TextTooLongError, match="the query has 202 tokens and leaves no room for a text, the limit is 96"):
+        ours.rank("dog " * 200, TEXTS)
     vectors = ours.rank("the dog", TEXTS[:2], method="vectors")
     query, *rows = ours.encode(["the dog", *TEXTS[:2]])
     cosines = {i: row @ query / np.linalg.norm(row) / np.linalg.norm(query) for i, row in enumerate(rows)}
@@ -50,7 +54,8 @@ def test_two_labels_rank_where_that_is_asked_for(tmp_path: Path) -> None:
     ours, theirs = cross_encoder(tmp_path, ["no", "yes"])
     logits = pair_logits(theirs, tmp_path, "the dog")
     expected = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
-    found = {each.index: each.score for each in ours.rank("the dog", TEXTS, method="pairs")}
+    with pytest.warns(tb.TruncationWarning):
+        found = {each.index: each.score for each in ours.rank("the dog", TEXTS, method="pairs")}
     assert np.allclose([found[i] for i in range(len(TEXTS))], expected, atol=1e-5)
     auto = ours.rank("the dog", TEXTS[:2])
     assert auto == ours.rank("the dog", TEXTS[:2], method="vectors")
@@ -80,7 +85,8 @@ def test_the_command_ranks_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["rank", "the dog", str(tmp_path / "lines.txt"), "--model", str(tmp_path / "model.tbrt"), "--top", "3", "--json"]) == 0
     output = capsys.readouterr()
     found = [json.loads(line) for line in output.out.splitlines()]
-    expected = model.rank("the dog", TEXTS, top=3)
+    with pytest.warns(tb.TruncationWarning):
+        expected = model.rank("the dog", TEXTS, top=3)
     assert [(each["text"], each["line"]) for each in found] == [(each.text, 2 * each.index + 1) for each in expected]
     assert "1 of 4 texts had more than 96 tokens" in output.err
 

@@ -163,3 +163,13 @@ def test_answers_in_long_contexts_come_from_any_window(tmp_path: Path) -> None:
     assert model.answer("a", "") == []
     with pytest.raises(tb.errors.InvalidArgumentError, match="top must be at least 1"):
         model.answer("a", "b", top=0)
+    with pytest.raises(tb.errors.InvalidArgumentError, match="no_answer must be True or False, not 'x'"):
+        model.answer("a", "b", no_answer="x")  # type: ignore[arg-type]
+
+
+def test_a_question_of_more_than_half_the_model_is_cut_with_a_warning(tmp_path: Path) -> None:
+    model, _ = load(tmp_path, "ForQuestionAnswering")
+    expected = model.answer("dog " * 46, "the cat sat")
+    with pytest.warns(tb.TruncationWarning, match="the question has 47 tokens, of which the first 46 were used") as caught:
+        assert model.answer("dog " * 47, "the cat sat") == expected
+    assert caught[0].filename == __file__

@@ -170,9 +170,16 @@ def test_predictions_of_a_file_are_those_of_the_published_procedure(tmp_path: Pa
 
 def test_what_is_no_squad_file_or_no_reader_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.json").write_text('{"data": [{"paragraphs": 3}]}')
+    question = {"id": 1, "question": "a", "answers": [{"text": "b"}, {"answer_start": 0}]}
+    (tmp_path / "text.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": "b", "qas": [question]}]}]}))
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "half.json").write_text('{"data": [')
     for arguments, says in (
         (["x.tbrt", str(tmp_path / "none.json")], "cannot be read"),
-        (["x.tbrt", str(tmp_path / "bad.json")], "is no SQuAD file"),
+        (["x.tbrt", str(tmp_path / "bad.json")], "is no SQuAD file: data[0].paragraphs is no list"),
+        (["x.tbrt", str(tmp_path / "text.json")], "is no SQuAD file: data[0].paragraphs[0].qas[0].answers[1].text is missing"),
+        (["x.tbrt", str(tmp_path / "list.json")], "is no SQuAD file: data is missing"),
+        (["x.tbrt", str(tmp_path / "half.json")], "is no SQuAD file: not readable as JSON"),
         (["x.tbrt", str(write_data(tmp_path / "data.json", CONTEXTS))], "no such file"),
         (["x.tbrt", str(tmp_path / "data.json"), "--top", "0"], "--top must be at least 1"),
     ):

@@ -8,7 +8,7 @@ import numpy as np
 
 from tinybert_rt.engine.arguments import between
 from tinybert_rt.engine.calls import run_masked
-from tinybert_rt.engine.texts import encode_error, utf8
+from tinybert_rt.engine.texts import utf8
 from tinybert_rt.errors import InvalidArgumentError, TextTooLongError
 from tinybert_rt.format.layout import TOKENIZER_KINDS
 
@@ -43,7 +43,7 @@ def fill_mask(model: Tasks, text: str, top: int) -> list[list[Filled]]:
     utf8(text, "the text")
     tokens = model.tokenize(text, spans=True)
     if tokens.ids.size > model.max_tokens:
-        raise encode_error(TextTooLongError.code, 0, tokens.ids.size, model.max_tokens)
+        raise TextTooLongError(f"the text has {tokens.ids.size} tokens, the limit is {model.max_tokens}: shorten it")
     mask_id = model.mask_id
     places = np.flatnonzero(tokens.ids == mask_id)
     if not places.size:

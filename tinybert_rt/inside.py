@@ -10,7 +10,8 @@ import numpy as np
 from tinybert_rt.engine.calls import run_inside
 from tinybert_rt.engine.texts import Text, encode_error, text_iterator, utf8
 from tinybert_rt.errors import InvalidArgumentError, InvalidTextError, TextTooLongError
-from tinybert_rt.opened import warn_of_truncation
+from tinybert_rt.opened import warn_of_truncated_texts
+from tinybert_rt.text.limits import TRUNCATIONS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +26,7 @@ class Inside(NamedTuple):
     Attributes:
         tokens: the pieces of the vocabulary, special tokens included.
         ids: (tokens,) int32, their ids.
-        types: (tokens,) uint8, 0 for the first text of a pair and 1 for the second.
+        types: (tokens,) uint8, 0 for the first text of a pair and 1 for the second; all 0 where the model has only one.
         spans: (tokens, 2) int32, the characters [begin, end) of the word that each token belongs to; -1 for special tokens.
         hidden_states: (layers + 1, tokens, dim) float32: what the layers start from (the embeddings; projected where the model projects
             them), and the output of each layer. Layers that share weights count as often as they run.
@@ -94,10 +95,11 @@ def _tokenized(model: Tasks, texts: list[Text], truncation: str | None, max_toke
         try:
             found.append(model.tokenize(*parts, max_tokens=limit, truncation=policy, spans=True))
         except TextTooLongError:
-            raise encode_error(TextTooLongError.code, number, model.tokenize(*parts).total, limit) from None
+            total = model.tokenize(*parts).total
+            raise encode_error(TextTooLongError.code, number, total, limit, TRUNCATIONS[policy], len(parts) == 2) from None
     cut = sum(each.truncated for each in found)
     if cut and truncation is None:
-        warn_of_truncation(cut, len(found), limit)
+        warn_of_truncated_texts(cut, len(found), limit)
     return found
 
 

@@ -13,7 +13,7 @@ from tinybert_rt.engine.few import FEW_TEXTS, FEW_TOKENS, encode_few
 from tinybert_rt.engine.library import load_library
 from tinybert_rt.engine.modelfile import PathOrBytes
 from tinybert_rt.engine.texts import Text, text_iterator
-from tinybert_rt.opened import Progress, warn_of_truncation
+from tinybert_rt.opened import Progress, warn_of_truncated_texts
 from tinybert_rt.tasks import Tasks
 from tinybert_rt.text.limits import TRUNCATIONS
 from tinybert_rt.vectors import OUTPUT_DTYPES, Encoded, convert
@@ -98,12 +98,13 @@ class Model(Tasks):
         if type(texts) is list and len(texts) <= FEW_TEXTS and progress is None and dtype == "float32":
             width = self._dim if dim is None else dim
             limit = self._max_tokens if max_tokens is None else max_tokens
-            policy = TRUNCATIONS.get("truncate" if truncation is None else truncation)
+            chosen = "truncate" if truncation is None else truncation
+            policy = TRUNCATIONS.get(chosen) if type(chosen) is str else None
             few = encode_few(self._pool, texts, width, policy, limit)
             if few is not None:
                 vectors, truncated = few
                 if truncated and truncation is None:
-                    warn_of_truncation(truncated, len(texts), limit)
+                    warn_of_truncated_texts(truncated, len(texts), limit)
                 return vectors
         return self.encode_detailed(texts, dim=dim, dtype=dtype, truncation=truncation, max_tokens=max_tokens, progress=progress).vectors
 

@@ -127,7 +127,7 @@ class OpenedModel:
     ) -> Tokens:
         """Token ids of a text or a pair, [CLS] and [SEP] included; not truncated unless max_tokens says so.
 
-        With `spans`, also the characters of the word that each token belongs to.
+        With `spans`, also the characters of the word that each token belongs to. Types are all 0 where the model has only one.
         """
         one_of("truncation", truncation, TRUNCATIONS)
         data = utf8(text, "the text")
@@ -148,9 +148,11 @@ class OpenedModel:
         call.truncation = TRUNCATIONS[truncation]
         status = self._library.tokenize(call, data, len(data), pair_data, -1 if pair is None else len(pair_data))
         if status != 0:
-            raise encode_error(status, 0, info.total, max_tokens)
+            raise encode_error(status, 0, info.total, max_tokens, TRUNCATIONS[truncation], pair is not None)
         count = info.count
         types = scratch.types[:count].copy()
+        if self._model.type_vocab_size == 1:
+            types.fill(0)
         words = character_spans(scratch.spans[:count], (data, pair_data)) if spans else None
         return Tokens(scratch.ids[:count].copy(), types, info.total, info.truncated != 0, words)
 
@@ -189,6 +191,8 @@ class OpenedModel:
         """Vectors cut to `width`, or probabilities of `width` labels, group by group."""
         first = 0
         for data, offsets, pairs in batches(texts):
+            if pairs and limit < self._model.tokenizer.pair_special:
+                raise InvalidArgumentError(f"{self.path}: the model takes {limit} tokens, too few for a pair: convert it with more")
             count = (len(offsets) - 1) // (1 + pairs)
             done = 0
             while done < count:
@@ -204,7 +208,7 @@ class OpenedModel:
         """All groups of `texts` as one; where truncation was not asked for (None), a warning says how many were truncated."""
         result = collect(groups, len(texts) if isinstance(texts, Sequence) else None, progress)
         if truncation is None and result.truncated.any():
-            warn_of_truncation(int(result.truncated.sum()), len(result.truncated), max_tokens or self.max_tokens)
+            warn_of_truncated_texts(int(result.truncated.sum()), len(result.truncated), max_tokens or self.max_tokens)
         return result
 
     def _token_scratch(self, capacity: int) -> TokenScratch:
@@ -214,11 +218,15 @@ class OpenedModel:
         return scratch
 
 
-def warn_of_truncation(truncated: int, texts: int, limit: int) -> None:
-    """A TruncationWarning at the line that called this package."""
-    warnings.warn(
-        f"{truncated} of {texts} texts have more than {limit} tokens and were truncated; "
-        "truncation='truncate' accepts that, truncation='error' refuses it",
-        TruncationWarning,
-        stacklevel=caller_stack_level(),
+def warn_of_truncated_texts(truncated: int, texts: int, limit: int) -> None:
+    """The warning about texts that were truncated without being asked for."""
+    have, were = ("has", "was") if truncated == 1 else ("have", "were")
+    warn_of_truncation(
+        f"{truncated} of {texts} text{'s' * (texts != 1)} {have} more than {limit} tokens and {were} truncated; "
+        "truncation='truncate' accepts that, truncation='error' refuses it"
     )
+
+
+def warn_of_truncation(message: str) -> None:
+    """A TruncationWarning at the line that called this package."""
+    warnings.warn(message, TruncationWarning, stacklevel=caller_stack_level())

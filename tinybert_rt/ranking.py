@@ -11,9 +11,10 @@ import numpy as np
 from tinybert_rt.engine.arguments import integer, one_of
 from tinybert_rt.engine.calls import require_head
 from tinybert_rt.engine.texts import text_iterator, utf8
-from tinybert_rt.errors import InvalidArgumentError, MissingHeadError
+from tinybert_rt.errors import InvalidArgumentError, MissingHeadError, TextTooLongError
 from tinybert_rt.format.layout import PROBLEMS
-from tinybert_rt.vectors import Encoded
+from tinybert_rt.opened import warn_of_truncation
+from tinybert_rt.vectors import Encoded, collect
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,8 +59,14 @@ def chosen_method(model: Model, method: str) -> str:
 def pair_scores(model: Model, query: str, texts: Iterable[str]) -> Iterator[Encoded]:
     """Scores of (query, text) by a head of one or two labels, as vectors (n,) of groups, in bounded memory."""
     groups = model.stream_scores(((query, text) for text in texts), truncation="only_second")
-    for group in groups:
-        yield group._replace(vectors=_relevance(model, group.vectors))
+    try:
+        for group in groups:
+            yield group._replace(vectors=_relevance(model, group.vectors))
+    except TextTooLongError:
+        size = model.tokenize(query).ids.size
+        raise TextTooLongError(
+            f"the query has {size} tokens and leaves no room for a text, the limit is {model.max_tokens}: shorten it"
+        ) from None
 
 
 def _relevance(model: Model, scores: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -83,7 +90,10 @@ def rank(model: Model, query: str, texts: Sequence[str], top: int | None, method
             utf8(text, number)
         if not texts:
             raise InvalidArgumentError("texts is empty: pass at least one text")
-        scores = np.concatenate([group.vectors for group in pair_scores(model, query, texts)])
+        found = collect(pair_scores(model, query, texts), len(texts), None)
+        if cut := int(found.truncated.sum()):
+            warn_of_truncation(f"{cut} of {len(texts)} texts were truncated: with the query they have more than {model.max_tokens} tokens")
+        scores = found.vectors
     else:
         query_vector = model.encode([query])[0]
         scores = cosine_similarity(model.encode(texts), query_vector)

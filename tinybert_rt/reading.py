@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tinybert_rt.engine.arguments import integer
+from tinybert_rt.engine.arguments import integer, yes_or_no
 from tinybert_rt.engine.texts import Text, text_iterator, utf8
-from tinybert_rt.errors import InvalidArgumentError, MissingHeadError
+from tinybert_rt.errors import InvalidArgumentError, MissingHeadError, TextTooLongError
+from tinybert_rt.opened import warn_of_truncation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,8 +92,19 @@ def choose(model: Tasks, prompt: str, choices: Sequence[str]) -> Choice:
     for number, choice in enumerate(text_iterator(choices)):
         utf8(choice, number)
         pairs.append((prompt, str(choice)))
-    results = model.classify(pairs, truncation="only_first")
-    scores = softmax(np.array([result.score for result in results], np.float32)).tolist()
+    try:
+        found = model._collected(model.stream_scores(pairs, truncation="only_first"), pairs, "only_first", None, None)
+    except TextTooLongError:
+        sizes = [model.tokenize(pair[1]).ids.size for pair in pairs]
+        longest = int(np.argmax(sizes))
+        raise TextTooLongError(
+            f"choice {longest} has {sizes[longest]} tokens and leaves no room for the prompt, the limit is {model.max_tokens}: shorten it"
+        ) from None
+    if cut := int(found.truncated.sum()):
+        warn_of_truncation(
+            f"the prompt was truncated for {cut} of {len(pairs)} choices: with them it has more than {model.max_tokens} tokens"
+        )
+    scores = softmax(found.vectors[:, 0]).tolist()
     best = int(np.argmax(scores))
     return Choice(best, scores[best], scores)
 
@@ -134,6 +146,7 @@ def answer(model: Tasks, question: str, context: str, top: int, max_answer_token
     for name, value, smallest in (("top", top, 1), ("max_answer_tokens", max_answer_tokens, 1), ("stride", stride, 0)):
         if integer(name, value) < smallest:
             raise InvalidArgumentError(f"{name} must be at least {smallest}, not {value}")
+    no_answer = yes_or_no("no_answer", no_answer)
     utf8(question, "the question")
     utf8(context, "the context")
     found, nothing = best_answers(model, question, context, top=top, longest=max_answer_tokens, stride=stride)
@@ -237,7 +250,10 @@ def best_answers(model: Tasks, question: str, context: str, *, top: int, longest
     """
     frame = model.tokenize("", "")  # the special tokens and types of a pair
     tokens = model.tokenize(question), model.tokenize(context, spans=True)
-    asked = tokens[0].ids[1:-1][: max(model.max_tokens // 2 - 2, 0)]
+    asked = tokens[0].ids[1:-1]
+    if asked.size > (most := max(model.max_tokens // 2 - 2, 0)):
+        warn_of_truncation(f"the question has {asked.size} tokens, of which the first {most} were used: half of what the model takes")
+        asked = asked[:most]
     room = model.max_tokens - asked.size - frame.ids.size
     start = np.concatenate([frame.ids[:1], asked, frame.ids[1:-1]])
     body = tokens[1].ids[1:-1]

@@ -57,7 +57,9 @@ class Architecture:
         position_key, position_query: the projections of relative positions, or "".
         linears, norms: parts of a layer, by their names in a `.tbrt` file.
         pooled: the head of a classifier of texts: its dense layer on the first token, or "", the activation behind that, its output layer.
+        pooled_activation: the key of config.json that names another activation than that of `pooled`, or "".
         chosen: the same for multiple choice and next-sentence prediction, where it is not that of `pooled`.
+        chosen_settings: keys of config.json that multiple choice depends on; only these values, the defaults, are supported.
         masked: the head that predicts masked tokens. own_masked: the same under the names of its own authors, or None.
         heads: tensors of heads, by the beginning of their names.
     """
@@ -79,7 +81,9 @@ class Architecture:
     linears: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _BERT_LINEARS)
     norms: Mapping[str, str] = field(default_factory=lambda: _BERT_NORMS)
     pooled: tuple[str, str, str] = ("pooler.dense", "tanh", "classifier")
+    pooled_activation: str = ""
     chosen: tuple[str, str, str] | None = None
+    chosen_settings: Mapping[str, object] = field(default_factory=dict)
     masked: MaskedHead = MaskedHead(
         "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.decoder", "cls.predictions.bias"
     )
@@ -168,6 +172,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             project="embeddings_project",
             pooled=("classifier.dense", "gelu", "classifier.out_proj"),
             chosen=("sequence_summary.summary", "gelu", "classifier"),
+            chosen_settings={"summary_type": "first", "summary_use_proj": True, "summary_activation": "gelu"},
             masked=MaskedHead("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head", activation="gelu"),
             heads=(
                 "discriminator_predictions.",
@@ -188,6 +193,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             position_key="attention.self.pos_proj",
             position_query="attention.self.pos_q_proj",
             pooled=_DEBERTA_POOLED,
+            pooled_activation="pooler_hidden_act",
             own_masked=_DEBERTA_MASKED,
             heads=_DEBERTA_HEADS,
         ),
@@ -201,6 +207,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             position_key="attention.self.pos_key_proj",
             position_query="attention.self.pos_query_proj",
             pooled=_DEBERTA_POOLED,
+            pooled_activation="pooler_hidden_act",
             own_masked=_DEBERTA_MASKED,
             heads=_DEBERTA_HEADS,
         ),

@@ -16,7 +16,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +88,9 @@ def convert(
     Raises ConversionError for what cannot be converted.
     """
     started = time.perf_counter()
+    for what, given in (("directory", directory), ("out", out)):
+        if given == "":
+            raise ConversionError(f"{what} is empty: it must be a path")
     directory, out = Path(directory), Path(out)
     if dtype not in DTYPES:
         raise ConversionError(f"dtype is {dtype!r}; known: {', '.join(DTYPES)}")
@@ -106,7 +109,7 @@ def convert(
     encoder = read_config(embedding.transformer)
     tokenizer = read_tokenizer(embedding.transformer)
     notes = [*embedding.notes, *tokenizer.notes]
-    named = read_head(embedding.transformer, head)
+    named = read_head(embedding.transformer, head, notes)
     if named is not None and embedding.pooling is None:
         # A classifier or tagger says nothing of sentence vectors, and is rarely asked for them.
         pooling, normalize = pooling or "mean", bool(normalize)
@@ -116,6 +119,9 @@ def convert(
         raise ConversionError(f"{path}: do_lower_case is true, but the tokenizer does not lowercase")
     limit = _max_tokens(embedding, tokenizer, encoder, max_tokens)
     _check_vocabulary(embedding.transformer, encoder, tokenizer, drop_unused_rows, notes)
+    if encoder.type_vocab_size > 1 and not tokenizer.gives_types and not tokenizer.flags & layout.DOUBLE_SEPARATOR:
+        encoder = replace(encoder, one_type=True)
+        notes.append("tokenizer_config.json: the tokenizer gives no token types to the model: both texts of a pair have type 0")
 
     tensors, config = tokenizer_tensors(tokenizer)
     kept = kept_linears(keep_float, encoder.stored_layers, dtype)
@@ -182,19 +188,19 @@ def _embedding_kind(
 
 
 def _max_tokens(embedding: Embedding, tokenizer: Tokenizer, encoder: EncoderConfig, asked: int | None) -> int:
+    """Tokens that a text may have; the special ones of a pair fit at least."""
+    folder, otherwise = embedding.transformer, ": say --max-tokens"
     if asked is not None:
-        if not 2 <= asked <= encoder.max_positions:
-            raise ConversionError(f"max_tokens is {asked}; it must be from 2 to the number of positions, {encoder.max_positions}")
-        return asked
-    if embedding.max_tokens is not None:
-        path = embedding.transformer / "sentence_bert_config.json"
-        if not 2 <= embedding.max_tokens <= encoder.max_positions:
-            raise ConversionError(
-                f"{path}: max_seq_length is {embedding.max_tokens}; it must be from 2 to the number of positions,"
-                f" {encoder.max_positions}: say --max-tokens"
-            )
-        return embedding.max_tokens
-    return min(tokenizer.model_max_tokens or encoder.max_positions, encoder.max_positions)
+        limit, found, otherwise = asked, f"max_tokens is {asked}", ""
+    elif embedding.max_tokens is not None:
+        limit, found = embedding.max_tokens, f"{folder / 'sentence_bert_config.json'}: max_seq_length is {embedding.max_tokens}"
+    else:
+        limit = min(tokenizer.model_max_tokens or encoder.max_positions, encoder.max_positions)
+        found = f"{folder / 'tokenizer_config.json'}: model_max_length is {limit}"
+    least = 4 if tokenizer.flags & layout.DOUBLE_SEPARATOR else 3
+    if not least <= limit <= encoder.max_positions:
+        raise ConversionError(f"{found}; it must be from {least} to the number of positions, {encoder.max_positions}{otherwise}")
+    return limit
 
 
 def _check_vocabulary(directory: Path, encoder: EncoderConfig, tokenizer: Tokenizer, drop_unused_rows: bool, notes: list[str]) -> None:
@@ -219,7 +225,7 @@ def _encoder_fields(encoder: EncoderConfig, dtype: str) -> dict[str, int]:
         "num_heads": encoder.num_heads,
         "intermediate_size": encoder.intermediate_size,
         "max_positions": encoder.max_positions,
-        "type_vocab_size": max(encoder.type_vocab_size, 1),
+        "type_vocab_size": 1 if encoder.one_type else max(encoder.type_vocab_size, 1),
         "activation": layout.ACTIVATIONS[encoder.activation],
         "weight_dtype": layout.WEIGHT_DTYPES[dtype],
         "layer_norm_eps_bits": int(np.float32(encoder.layer_norm_eps).view(np.int32)),
@@ -283,8 +289,8 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
 def parser(prog: str) -> argparse.ArgumentParser:
     """The command line."""
     command = OneLineParser(prog=prog, description="Convert a Hugging Face directory or an ONNX file of an encoder to a .tbrt file.")
-    command.add_argument("directory", type=Path, help="Hugging Face or sentence-transformers directory, or .onnx file")
-    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .tbrt file to write")
+    command.add_argument("directory", help="Hugging Face or sentence-transformers directory, or .onnx file")
+    command.add_argument("--out", required=True, metavar="FILE", help="the .tbrt file to write")
     command.add_argument("--dtype", choices=DTYPES, default="int8", help="weights in the file (default: int8)")
     add_model_options(command)
     command.add_argument(

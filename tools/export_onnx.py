@@ -26,7 +26,7 @@ from tinybert_rt.errors import OutputFileError
 from tinybert_rt.format import layout
 from tinybert_rt.output import whole_file
 
-from . import onnx_builder
+from . import onnx_builder, onnx_import
 from .hf import ConversionError
 from .tbrt import Layer, Linear, TbrtFile
 
@@ -156,6 +156,7 @@ def properties(file: TbrtFile) -> dict[str, str]:
         "pooling": names["pooling"][config["pooling"]],
         "normalize": "true" if config["normalize"] else "false",
         "max_tokens": str(config["max_tokens"]),
+        onnx_import.FIRST_POSITION: "0",
     }
     if config["head"]:
         kept |= {"head": names["head"][config["head"]], "labels": json.dumps(file.labels(), ensure_ascii=False)}

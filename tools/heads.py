@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from tinybert_rt.format import layout
 
 from . import blocks
-from .architectures import Architecture, MaskedHead
+from .architectures import ARCHITECTURES, Architecture, MaskedHead
 from .hf import ConversionError, EncoderConfig, Weights, read_json_object
 
 # The end of a class name in config.json's "architectures" → what its heads are for; the first one is taken where none is asked for.
@@ -40,6 +41,8 @@ _PROBLEMS = {
     "multi_label_classification": "multi_label",
     "regression": "regression",
 }
+# transformers' names of activations behind the dense layer of a head.
+_ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "tanh": "tanh", "relu": "relu"}
 _FIELDS = ("head", "labels", "head_activation", "problem", "labels_bytes", "transform_activation", "own_decoder")
 NONE = "none"
 TASKS = (NONE, *dict.fromkeys(task for tasks in _CLASSES.values() for task in tasks))
@@ -57,19 +60,28 @@ class Head:
     others: tuple[str, ...] = ()
     """What the checkpoint has heads for beside this one."""
 
+    activation: str = ""
+    """Behind its dense layer, where that is not the architecture's."""
 
-def read_head(directory: Path, wanted: str | None = None) -> Head | None:
+
+def read_head(directory: Path, wanted: str | None = None, notes: list[str] | None = None) -> Head | None:
     """The head that config.json names, or None; `wanted`: one of TASKS, where there are several, or to leave it out.
 
-    Raises ConversionError for labels that are not understood, and where the checkpoint has no head that is wanted.
+    `notes` gets one of each class with a head that is not known. Raises ConversionError for labels and settings that are not
+    understood, and where the checkpoint has no head that is wanted.
     """
     path = directory / "config.json"
     values = read_json_object(path)
     if wanted is not None and wanted not in TASKS:
         raise ConversionError(f"head is {wanted!r}; known: {', '.join(TASKS)}")
     classes = values.get("architectures") or []
-    found = [tasks for name in classes for end, tasks in _CLASSES.items() if str(name).endswith(end)]
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ConversionError(f"{path}: architectures is {classes!r}; it must be a list of class names")
+    found = [tasks for name in classes for end, tasks in _CLASSES.items() if name.endswith(end)]
     tasks = found[0] if found else ()
+    if notes is not None and wanted != NONE:
+        unknown = [name for name in classes if re.search("For[A-Z]", name) and not name.endswith(tuple(_CLASSES))]
+        notes += [f"{path.name}: the head of {name} is not known: left out" for name in unknown]
     if wanted not in (None, NONE) and not tasks:
         tasks = (str(wanted),)  # DeBERTa's published directories name no class
     if wanted not in (None, NONE) and wanted not in tasks:
@@ -77,9 +89,10 @@ def read_head(directory: Path, wanted: str | None = None) -> Head | None:
     if not tasks or wanted == NONE:
         return None
     task = wanted or tasks[0]
+    activation = _activation(path, values, task)
     if task in _FIXED:
         kind, names, meaning = _FIXED[task]
-        return Head(kind, task, names, meaning, tuple(each for each in tasks if each != task))
+        return Head(kind, task, names, meaning, tuple(each for each in tasks if each != task), activation)
     labels = _labels(path, values)
     problem = values.get("problem_type")
     if problem is not None and problem not in _PROBLEMS:
@@ -88,7 +101,24 @@ def read_head(directory: Path, wanted: str | None = None) -> Head | None:
         return Head(task, task, labels)
     # As transformers does: one output is a number, more are one label of all.
     named = _PROBLEMS[problem] if problem else "regression" if len(labels) == 1 else "single_label"
-    return Head(task, task, labels, named)
+    return Head(task, task, labels, named, activation=activation)
+
+
+def _activation(path: Path, values: dict[str, Any], task: str) -> str:
+    """What config.json names as the activation of a head of texts, or "". Raises ConversionError for a head of a form that is not known."""
+    kind = ARCHITECTURES.get(str(values.get("model_type")))
+    if kind is None:
+        return ""
+    if task == "multiple_choice":
+        for key, known in kind.chosen_settings.items():
+            if values.get(key, known) != known:
+                raise ConversionError(f"{path}: {key} is {values[key]!r}; with a head for multiple choice, only {known!r} is supported")
+    if task not in ("sequence_classification", "multiple_choice") or kind.pooled_activation not in values:
+        return ""
+    name = values[kind.pooled_activation]
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
+        raise ConversionError(f"{path}: {kind.pooled_activation} is {name!r}; supported: {', '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[name]
 
 
 def _labels(path: Path, values: dict[str, Any]) -> tuple[str, ...]:
@@ -176,7 +206,7 @@ def head_tensors(
     tensors["head.label_offsets"] = blocks.pad_vector(offsets, layout.LANES)
     return tensors, fields | {
         "labels": len(head.labels),
-        "head_activation": layout.HEAD_ACTIVATIONS[activation],
+        "head_activation": layout.HEAD_ACTIVATIONS[head.activation or activation],
         "problem": layout.PROBLEMS[head.problem],
         "labels_bytes": len(joined),
     }

@@ -28,6 +28,9 @@ _ACTIVATIONS = {
     "relu": "relu",
 }
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
+_INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1", "U8": "<u1", "BOOL": "?"}
+_LEAST_POSITIONS = 4
+"""The special tokens of a pair with two separators."""
 
 
 class ConversionError(Exception):
@@ -56,6 +59,7 @@ class EncoderConfig:
     `max_positions` counts the positions that tokens can have; `positions_begin` rows of the table, which `positions` says is there, lie
     before them. `type_vocab_size` is 0 without token types, `embedding_size` where embeddings are not projected; `groups` of
     `inner_layers` layers each are in the checkpoint where layers are shared. `tied`: the embedding table may be the decoder of a head.
+    `one_type`: every token has the first token type, whatever text of a pair it is in.
     """
 
     architecture: Architecture
@@ -78,6 +82,7 @@ class EncoderConfig:
     conv_kernel: int = 0
     conv_activation: str = "none"
     tied: bool = True
+    one_type: bool = False
 
     @property
     def stored_layers(self) -> int:
@@ -117,13 +122,18 @@ def read_json_object(path: Path, required: bool = True) -> dict[str, Any]:
     return value
 
 
+def said(values: dict[str, Any], key: str) -> str:
+    """What a JSON object says of a key, for an error."""
+    return f"{key} is {values[key]!r}" if key in values else f"{key} is missing"
+
+
 def read_config(directory: Path) -> EncoderConfig:
     """config.json of an encoder."""
     path = directory / "config.json"
     values = read_json_object(path)
     architecture = ARCHITECTURES.get(str(values.get("model_type")))
     if architecture is None:
-        raise ConversionError(f"{path}: model_type is {values.get('model_type')!r}; supported: {', '.join(ARCHITECTURES)}")
+        raise ConversionError(f"{path}: {said(values, 'model_type')}; supported: {', '.join(ARCHITECTURES)}")
     position = values.get("position_embedding_type") or "absolute"
     if position != "absolute":
         raise ConversionError(f"{path}: position_embedding_type is {position!r}; only 'absolute' is supported")
@@ -143,7 +153,7 @@ def read_config(directory: Path) -> EncoderConfig:
     def size(name: str, largest: int, default: int | None = None, smallest: int = 1) -> int:
         found = value(name, default)
         if isinstance(found, bool) or not isinstance(found, int) or not smallest <= found <= largest:
-            raise ConversionError(f"{path}: {architecture.key(name)} is {found!r}; it must be an integer from {smallest} to {largest}")
+            raise ConversionError(f"{path}: {said(values, architecture.key(name))}; it must be an integer from {smallest} to {largest}")
         return found
 
     eps = value("layer_norm_eps", 1e-12)
@@ -151,8 +161,9 @@ def read_config(directory: Path) -> EncoderConfig:
         raise ConversionError(f"{path}: layer_norm_eps is {eps!r}; it must be a number between 0 and 1")
     begin = size("pad_token_id", layout.MAX_VOCAB_SIZE, 1, 0) + 1 if architecture.positions_begin == "pad" else 0
     positions = size("max_position_embeddings", layout.MAX_POSITIONS)
-    if positions - begin < 2:
-        raise ConversionError(f"{path}: max_position_embeddings is {positions}, of which {begin} come before the first token's")
+    if positions - begin < _LEAST_POSITIONS:
+        before = f", of which {begin} come before the first token's" if begin else ""
+        raise ConversionError(f"{path}: max_position_embeddings is {positions}{before}; tokens need at least {_LEAST_POSITIONS}")
     hidden = size("hidden_size", layout.MAX_HIDDEN_SIZE)
     embedding = size("embedding_size", layout.MAX_HIDDEN_SIZE, 128) if architecture.project else hidden
     sharing = architecture.shares_layers
@@ -390,8 +401,10 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
                     tensors[name] = file.get_tensor(name)
                 elif dtype == "BF16":
                     tensors[name] = _raw_tensor(path, name, "<u2")
-                else:  # an integer buffer, or something that `take` refuses
-                    tensors[name] = np.zeros(file.get_slice(name).get_shape(), np.int8)
+                elif dtype in _INTEGERS:  # a buffer, or something that `take` refuses
+                    tensors[name] = np.zeros(file.get_slice(name).get_shape(), _INTEGERS[dtype])
+                else:
+                    raise ConversionError(f"{path}: tensor {name!r} is {dtype}; it must be a float tensor")
     except (SafetensorError, OSError) as error:
         raise ConversionError(f"{path}: not readable as safetensors: {error}") from None
     return tensors
@@ -415,9 +428,10 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         raise ConversionError(f"{path}: reading it needs torch; or save the model as model.safetensors") from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConversionError(f"{path}: not readable as PyTorch weights: {reason}") from None
+    except OSError as error:
+        raise ConversionError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception:  # torch raises many kinds, with advice that leads astray
+        raise ConversionError(f"{path}: not readable as PyTorch weights: it is damaged, or holds more than tensors; get it again") from None
     if not isinstance(state, dict) or not all(isinstance(each, torch.Tensor) for each in state.values()):
         raise ConversionError(f"{path}: holds no dictionary of tensors")
     return {name: (value.float() if value.is_floating_point() else value).numpy() for name, value in state.items()}

@@ -58,13 +58,15 @@ def read_bpe(directory: Path, settings: dict[str, Any]) -> Tokenizer:
         vocabulary, merge_list = _read_model(path, parts)
         prefix_space = _read_pre_tokenizer(path, parts)
         listed = parts.get("added_tokens") or []
-        source = path
+        source = merge_source = path
     else:
-        source = directory / "vocab.json"
-        vocabulary, merge_list = read_json_object(source), _read_merges(directory / "merges.txt")
+        source, merge_source = directory / "vocab.json", directory / "merges.txt"
+        vocabulary, merge_list = read_json_object(source), _read_merges(merge_source)
         listed = listed_in_settings(settings_path, settings)
     pieces = pieces_by_id(source, vocabulary)
-    ids, merges = _merge_ids(source, pieces, merge_list)
+    ids = _ids(source, pieces)
+    byte_ids = [ids[char] for char in byte_characters()]
+    merges = _merge_ids(merge_source, ids, merge_list)
     said = settings.get("add_prefix_space", prefix_space)
     if said != prefix_space and path.exists():
         notes.append(f"{settings_path.name}: add_prefix_space = {said!r} takes the place of {path.name}'s {prefix_space!r}")
@@ -87,6 +89,7 @@ def read_bpe(directory: Path, settings: dict[str, Any]) -> Tokenizer:
         bytes(byte_of[char] for char in piece) if index not in added and all(char in byte_of for char in piece) else piece.encode()
         for index, piece in enumerate(pieces)
     ]
+    whole = [[byte_ids[byte] for byte in piece] for piece in raw]
     return Tokenizer(
         kind="bpe",
         pieces=raw,
@@ -96,8 +99,8 @@ def read_bpe(directory: Path, settings: dict[str, Any]) -> Tokenizer:
         max_word_chars=1,
         model_max_tokens=model_max_tokens(settings),
         notes=notes,
-        words=[index for index, piece in enumerate(raw) if 0 not in piece and merged([ids[byte] for byte in piece], merges) == [index]],
-        byte_ids=ids,
+        words=[index for index, piece in enumerate(raw) if 0 not in piece and merged(whole[index], merges) == [index]],
+        byte_ids=byte_ids,
         merges=merges,
     )
 
@@ -146,19 +149,26 @@ def _read_pre_tokenizer(path: Path, parts: dict[str, Any]) -> Any:
 def _read_merges(path: Path) -> list[str]:
     try:
         lines = path.read_bytes().decode("utf-8").split("\n")
+    except FileNotFoundError:
+        raise ConversionError(f"{path}: there is no such file; it belongs to vocab.json") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConversionError(f"{path}: not readable as UTF-8 text: {error}") from None
     return [line.removesuffix("\r") for line in lines if line.strip() and not line.startswith("#version")]
 
 
-def _merge_ids(source: Path, pieces: list[str], merge_list: list[Any]) -> tuple[list[int], Merges]:
-    """The id of each byte, and the merges by ids."""
+def _ids(source: Path, pieces: list[str]) -> dict[str, int]:
+    """The ids of the pieces, which have all bytes among them."""
     ids = {piece: index for index, piece in enumerate(pieces)}
     if "" in ids:
         raise ConversionError(f"{source}: piece {ids['']} is empty")
     missing = [byte for byte, char in enumerate(byte_characters()) if char not in ids]
     if missing:
         raise ConversionError(f"{source}: the vocabulary has no piece for {len(missing)} of the 256 bytes, the first is 0x{missing[0]:02x}")
+    return ids
+
+
+def _merge_ids(source: Path, ids: dict[str, int], merge_list: list[Any]) -> Merges:
+    """The merges by ids; `source` has their list."""
     merges: Merges = {}
     for rank, pair in enumerate(merge_list):
         parts = pair.split(" ") if isinstance(pair, str) else pair
@@ -171,7 +181,7 @@ def _merge_ids(source: Path, pieces: list[str], merge_list: list[Any]) -> tuple[
             raise ConversionError(f"{source}: merges {merges[left, right][0]} and {rank} are equal: {' '.join(parts)!r}")
     if not merges:
         raise ConversionError(f"{source}: there are no merges; a vocabulary of bytes alone is not supported")
-    return [ids[char] for char in byte_characters()], merges
+    return merges
 
 
 def check_added(path: Path, pieces: list[str], listed: list[dict[str, Any]]) -> dict[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from .hf import ConversionError, read_json_object
 from .hf_bpe import read_bpe
 from .hf_unigram import read_unigram_tokenizer
 from .spm import NAMES
-from .tokenizer_parts import Tokenizer, listed_in_settings, model_max_tokens, pieces_by_id, special_ids, template
+from .tokenizer_parts import Tokenizer, gives_types, listed_in_settings, model_max_tokens, pieces_by_id, special_ids, template
 
 _SPECIAL = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
 _OVERRIDES = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
@@ -21,6 +22,11 @@ _OVERRIDES = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "t
 def read_tokenizer(directory: Path) -> Tokenizer:
     """The tokenizer of a directory. Where tokenizer_config.json and tokenizer.json differ, the first wins, as in transformers."""
     settings = read_json_object(directory / "tokenizer_config.json", required=False)
+    tokenizer = _read_any(directory, settings)
+    return replace(tokenizer, gives_types=gives_types(directory / "tokenizer_config.json", settings))
+
+
+def _read_any(directory: Path, settings: dict[str, Any]) -> Tokenizer:
     path = directory / "tokenizer.json"
     if path.exists():
         model = read_json_object(path).get("model")
@@ -33,6 +39,8 @@ def read_tokenizer(directory: Path) -> Tokenizer:
         return read_bpe(directory, settings)
     elif not (directory / "vocab.txt").exists() and any((directory / name).exists() for name in NAMES):
         return read_unigram_tokenizer(directory, settings)
+    elif not (directory / "vocab.txt").exists() and any((directory / name).exists() for name in ("vocab.json", "merges.txt")):
+        return read_bpe(directory, settings)  # which names the one that is missing
     return _read_wordpiece(directory, settings)
 
 

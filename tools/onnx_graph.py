@@ -69,6 +69,7 @@ class Graph:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ConversionError(f"{path}: not readable as ONNX: {reason}") from None
         self.graph = model.graph
+        self.properties = {each.key: each.value for each in model.metadata_props}
         if not self.graph.node:
             raise ConversionError(f"{path}: not readable as ONNX: there is no graph in it")
         self._initializers = {each.name: each for each in self.graph.initializer}

@@ -25,6 +25,9 @@ from .onnx_encoder import OnnxEncoder, OnnxLayer, read_encoder
 from .onnx_graph import Graph, Linear, Norm
 
 NAMES = ("model.onnx", "onnx/model.onnx")
+FIRST_POSITION = "first_position"
+"""In metadata_props: "0" where the first token has the first row of the position table, whatever the architecture."""
+
 _TABLES = {"word": "word_embeddings", "position": "position_embeddings", "type": "token_type_embeddings"}
 
 
@@ -54,6 +57,9 @@ def read_onnx(path: Path, config: EncoderConfig, head: Head | None) -> tuple[Wei
     graph = Graph(path)
     encoder = read_encoder(graph, config.type_vocab_size if kind.types else 0)
     _check_norm(graph, encoder.norm, config)
+    if graph.properties.get(FIRST_POSITION) == "0" and (table := encoder.tables.get("position")) is not None:
+        unused = np.zeros((config.positions_begin, table.shape[1]), table.dtype)  # rows that the checkpoint has before the first token's
+        encoder.tables["position"] = np.concatenate([unused, table])
     tensors = _embeddings(path, encoder, config)
     if bool(config.embedding_size) != (encoder.project is not None):
         wanted = "one" if config.embedding_size else "none"
@@ -85,12 +91,12 @@ def _embeddings(path: Path, encoder: OnnxEncoder, config: EncoderConfig) -> dict
     tables = dict(encoder.tables)
     folded, rows = encoder.folded_type, config.type_vocab_size if config.architecture.types else 0
     if folded is not None:
-        if rows != 1 or "type" in tables:
+        if (rows != 1 and not config.one_type) or "type" in tables:
             raise ConversionError(
                 f"{path}: the graph knows one row of token types, config.json has type_vocab_size {rows}: "
                 "export it with the input token_type_ids"
             )
-        tables["type"] = folded[None]
+        tables["type"] = np.repeat(folded[None], rows, axis=0)
     if "type" in tables and not rows:
         raise ConversionError(f"{path}: the graph has token types, {config.architecture.name} has none")
     tensors = {f"embeddings.{_TABLES[kind]}.weight": table for kind, table in tables.items()}

@@ -22,7 +22,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tinybert_rt.cli import OneLineParser
 from tinybert_rt.cli.common import progress
@@ -57,17 +57,32 @@ def read_questions(path: Path) -> list[Question]:
     """The questions of a SQuAD file. Raises ConversionError for what is none."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            articles = json.load(file)["data"]
-        return [
-            Question(str(each["id"]), each["question"], paragraph["context"], [answer["text"] for answer in each["answers"]])
-            for article in articles
-            for paragraph in article["paragraphs"]
-            for each in paragraph["qas"]
-        ]
+            value = json.load(file)
     except OSError as error:
         raise ConversionError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConversionError(f"{path}: is no SQuAD file: {type(error).__name__}: {error}") from None
+    except (ValueError, EOFError, RecursionError) as error:
+        raise ConversionError(f"{path}: is no SQuAD file: not readable as JSON: {error}") from None
+    found = []
+    for i, article in enumerate(_part(path, value, "", "data", list)):
+        for j, paragraph in enumerate(_part(path, article, f"data[{i}].", "paragraphs", list)):
+            place = f"data[{i}].paragraphs[{j}]."
+            context = _part(path, paragraph, place, "context", str)
+            for k, each in enumerate(_part(path, paragraph, place, "qas", list)):
+                name, question, answers = (
+                    _part(path, each, f"{place}qas[{k}].", *part) for part in (("id", object), ("question", str), ("answers", list))
+                )
+                golds = [_part(path, answer, f"{place}qas[{k}].answers[{n}].", "text", str) for n, answer in enumerate(answers)]
+                found.append(Question(str(name), question, context, golds))
+    return found
+
+
+def _part(path: Path, value: Any, place: str, name: str, kind: type) -> Any:
+    """A member of a JSON object that is at `place`; raises ConversionError where it is missing or of another kind."""
+    if not isinstance(value, dict) or name not in value:
+        raise ConversionError(f"{path}: is no SQuAD file: {place}{name} is missing")
+    if not isinstance(value[name], kind):
+        raise ConversionError(f"{path}: is no SQuAD file: {place}{name} is no {'list' if kind is list else 'string'}")
+    return value[name]
 
 
 def predict(

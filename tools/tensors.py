@@ -97,7 +97,8 @@ def weight_tensors(
         make.table("embeddings.position", "embeddings.position_embeddings.weight", positions[encoder.positions_begin :])
     if kind.types and encoder.type_vocab_size:
         source = "embeddings.token_type_embeddings.weight"
-        make.table("embeddings.type", source, weights.take(source, encoder.type_vocab_size, embedding))
+        types = weights.take(source, encoder.type_vocab_size, embedding)
+        make.table("embeddings.type", source, types[:1] if encoder.one_type else types)
     else:
         make.tensors.update(blocks.table_tensors("embeddings.type", np.zeros((1, embedding), np.float32), int8)[0])
     make.norm("embeddings.norm", "embeddings.LayerNorm", embedding)

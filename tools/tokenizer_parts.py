@@ -47,6 +47,9 @@ class Tokenizer:
     unigram: Unigram | None = None
     """Of Unigram: scores and how text is normalised."""
 
+    gives_types: bool = True
+    """Whether the model is told which text of a pair a token belongs to; else all its tokens have type 0."""
+
 
 def listed_in_settings(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """The added tokens of tokenizer_config.json, as tokenizer.json lists them."""
@@ -75,6 +78,18 @@ def model_max_tokens(settings: dict[str, Any]) -> int | None:
     """The longest text that tokenizer_config.json allows; None: it says nothing of use."""
     limit = settings.get("model_max_length")
     return limit if isinstance(limit, int) and 1 <= limit < 2**31 else None
+
+
+def gives_types(path: Path, settings: dict[str, Any]) -> bool:
+    """Whether a tokenizer gives token types to the model, as in transformers: `model_input_names` in tokenizer_config.json says so, else
+    its class, where it is one without an architecture. (AlbertTokenizer gives none since transformers 5; ALBERT was trained with them.)
+    """
+    names = settings.get("model_input_names")
+    if names is None:
+        return settings.get("tokenizer_class") not in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConversionError(f"{path}: model_input_names is {names!r}; it must be a list of names")
+    return "token_type_ids" in names
 
 
 def template(steps: Any) -> list[tuple[Any, Any]]:

@@ -130,7 +130,9 @@ static void test_calls(tbrt_model *model, size_t dim) {
     tbrt_error error;
     threads.threads = 257;
     CHECK(tbrt_session_new(model, &threads, &session, &error) == TBRT_INVALID_ARGUMENT && session == NULL);
-    threads.threads = 1;
+    threads = (tbrt_session_options){sizeof threads, 1, 1};
+    CHECK(tbrt_session_new(model, &threads, &session, &error) == TBRT_INVALID_ARGUMENT && session == NULL);
+    threads.reserved = 0;
     CHECK(tbrt_session_new(model, &threads, &session, &error) == TBRT_OK);
     threads.threads = 3;
     CHECK(tbrt_session_new(model, &threads, &two, &error) == TBRT_OK);

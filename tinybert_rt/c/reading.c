@@ -302,6 +302,10 @@ int tbrt_answer(tbrt_session *session, const char *question, size_t question_siz
         status = tbrt_complain_of_range(session, "max_answer_tokens", options.max_answer_tokens, 1, INT32_MAX);
     else if (options.stride < 0)
         status = tbrt_complain_of_range(session, "stride", options.stride, 0, INT32_MAX);
+    else if (options.no_answer != 0 && options.no_answer != 1)
+        status = tbrt_complain_of_range(session, "no_answer", options.no_answer, 0, 1);
+    else if (options.reserved != 0)
+        status = tbrt_complain(session, TBRT_INVALID_ARGUMENT, "reserved must be 0");
     else
         status = require_head(session, TBRT_HEAD_ANSWERS, "the model has no head that answers questions");
     text_tokens asked = {NULL, 0, NULL, NULL, 0}, found = {NULL, 0, NULL, NULL, 0};

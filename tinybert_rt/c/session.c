@@ -87,6 +87,8 @@ int tbrt_session_new(tbrt_model *model, const tbrt_session_options *given, tbrt_
         snprintf(message, sizeof message, "threads must be between 1 and %d, or 0 for all CPUs, not %d", TBRT_MAX_THREADS, (int)options.threads);
         return tbrt_fail(error, TBRT_INVALID_ARGUMENT, message);
     }
+    if (options.reserved != 0)
+        return tbrt_fail(error, TBRT_INVALID_ARGUMENT, "reserved must be 0");
     tbrt_session *session = tbrt_allocate(&model->allocator, sizeof *session);
     if (session == NULL)
         return tbrt_fail(error, TBRT_OUT_OF_MEMORY, "out of memory while making a session");

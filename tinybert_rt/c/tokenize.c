@@ -71,6 +71,8 @@ int tbrt_tokenize(tbrt_session *session, const char *text, size_t size, const ch
         status = run(session, &call, text, size, pair, pair_size, limit);
         if (status != TBRT_OK)
             tbrt_complain_of_text(session, status, 0, call.info.total, wanted);
+        else if (types != NULL && session->model->kernel->type_vocab_size == 1)
+            memset(types, 0, (size_t)call.info.count);
     }
     if (tokens != NULL)
         *tokens = (tbrt_tokens){(size_t)call.info.count, (size_t)call.info.total, call.info.truncated != 0};

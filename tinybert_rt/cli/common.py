@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, NoReturn
+
+from tinybert_rt.errors import TruncationWarning
 
 if TYPE_CHECKING:
     from tinybert_rt.model import Model
@@ -22,6 +25,13 @@ class UsageError(Exception):
 
 class OneLineParser(argparse.ArgumentParser):
     """Bad arguments are one line and exit code 2."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def,override]
+        """As the base class, but what is not known is an error here: of a command's parser, whose help is the one to see."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options, unknown
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and end."""
@@ -70,11 +80,30 @@ def lines_of(file: IO[bytes], name: str) -> Iterator[str]:
             raise UsageError(f"{name}: line {number} is not valid UTF-8 (byte {error.start + 1})") from None
 
 
+def text_of(file: IO[bytes], name: str) -> str:
+    """A file as one text, its line ends as they are, without the byte order mark; invalid UTF-8 is an error that names the line."""
+    data = file.read().removeprefix(b"\xef\xbb\xbf")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line, begin = data.count(b"\n", 0, error.start) + 1, data.rfind(b"\n", 0, error.start) + 1
+        raise UsageError(f"{name}: line {line} is not valid UTF-8 (byte {error.start - begin + 1})") from None
+
+
 def note_truncation(truncated: int, count: int, model: Model) -> None:
     """Say how many texts were cut, if any."""
     if truncated:
-        limit = model.max_tokens
-        print(f"tinybert-rt: {truncated} of {count} texts had more than {limit} tokens and were truncated", file=sys.stderr)
+        texts, were = f"{count} text{'s' * (count != 1)}", "was" if truncated == 1 else "were"
+        print(f"tinybert-rt: {truncated} of {texts} had more than {model.max_tokens} tokens and {were} truncated", file=sys.stderr)
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Each warning about truncation is one line on standard error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TruncationWarning)
+        warnings.showwarning = lambda message, *_, **__: print(f"tinybert-rt: {message}", file=sys.stderr)
+        yield
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     embed.add_argument("input", nargs="?", default="-", help="a .txt (a text a line) or .jsonl file; '-' is standard input")
     embed.add_argument("--out", required=True, help="a .npy or .jsonl file; '-' writes jsonl to standard output")
     embed.add_argument("--model", help="a .tbrt file; default: the bundled model")
-    embed.add_argument("--field", default="text", help="the text's field in jsonl input (default: text)")
+    embed.add_argument("--field", help="the text's field in jsonl input (default: text)")
     embed.add_argument("--format", choices=("txt", "jsonl"), help="of the input; default: by the file's name, else txt")
     embed.add_argument("--dim", type=int, help="keep the first DIM elements of each vector (Matryoshka models)")
     embed.add_argument("--dtype", default="float32", choices=("float32", "int8", "binary"))
@@ -38,13 +38,15 @@ def _embed(options: argparse.Namespace) -> None:
     form = options.format or ("jsonl" if options.input.endswith((".jsonl", ".ndjson")) else "txt")
     if options.out != "-" and not options.out.endswith((".npy", ".jsonl")):
         raise UsageError(f"--out {options.out}: the name must end in .npy or .jsonl, or be '-'")
+    if options.field is not None and form != "jsonl":
+        raise UsageError(f"--field {options.field}: the input is text, a text a line; --format jsonl reads it as JSON")
     if options.input != "-" and options.out != "-" and os.path.realpath(options.input) == os.path.realpath(options.out):
         raise UsageError(f"--out {options.out}: is the input itself")
     with open_input(options.input) as file:
         model = load(options.model, options)
         texts = lines_of(file, name)
         if form == "jsonl":
-            texts = _json_texts(texts, name, options.field)
+            texts = _json_texts(texts, name, "text" if options.field is None else options.field)
         groups = model.stream(texts, dim=options.dim, dtype=options.dtype, truncation=options.truncation)
         with _vector_writer(options.out) as write:
             count, truncated = 0, 0

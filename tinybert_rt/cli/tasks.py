@@ -8,7 +8,19 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .common import LINES_AT_ONCE, UsageError, lines_of, load, name_of, on_one_line, open_input, runs
+from .common import (
+    LINES_AT_ONCE,
+    UsageError,
+    lines_of,
+    load,
+    name_of,
+    note_truncation,
+    on_one_line,
+    open_input,
+    runs,
+    text_of,
+    warnings_as_notes,
+)
 
 if TYPE_CHECKING:
     from tinybert_rt.model import Model
@@ -31,7 +43,9 @@ def add(commands: Any) -> None:
 
     answer = commands.add_parser("answer", help="the places of a text that answer a question, by a question answering model")
     answer.add_argument("question")
-    answer.add_argument("file", help="the text; '-' is standard input")
+    answer.add_argument(
+        "file", help="the text; '-' is standard input; start and end count its characters, without a byte order mark at its begin"
+    )
     answer.add_argument("--model", required=True, help="a .tbrt file that was converted from a question answering model")
     answer.add_argument("--top", type=int, default=1, help="answers to print (default: 1)")
     answer.add_argument("--no-answer", action="store_true", help="an empty answer is one (for models of SQuAD 2.0)")
@@ -70,13 +84,20 @@ def _texts(options: argparse.Namespace) -> Iterator[tuple[Model, int, list[str]]
 
 
 def _classify(options: argparse.Namespace) -> None:
-    for model, _, texts in _texts(options):
-        for text, found in zip(texts, model.classify(texts, truncation="truncate"), strict=True):
+    from tinybert_rt.vectors import classified, collect
+
+    truncated = count = 0
+    for model, before, texts in _texts(options):
+        count = before + len(texts)
+        encoded = collect(model.stream_scores(texts), len(texts), None)
+        truncated += int(encoded.truncated.sum())
+        for text, found in zip(texts, classified(encoded.vectors, model.labels), strict=True):
             if options.json:
                 scores = {label: round(score, 6) for label, score in found.scores.items()}
                 print(json.dumps({"label": found.label, "score": round(found.score, 6), "scores": scores}, ensure_ascii=False))
             else:
                 print(f"{found.score:.4f}  {found.label}  {text}")
+    note_truncation(truncated, count, model)
 
 
 def _of_lines(options: argparse.Namespace, read: Callable[[Model, list[str]], Sequence[Sequence[Entity | Replaced]]]) -> None:
@@ -121,10 +142,12 @@ def _answer(options: argparse.Namespace) -> None:
         raise UsageError(f"--top must be at least 1, not {options.top}")
     with open_input(options.file) as file:
         model = load(options.model, options)
-        context = "\n".join(lines_of(file, name))
+        context = text_of(file, name)
     if not context.strip():
         raise UsageError(f"{name}: no text")
-    for each in model.answer(options.question, context, top=options.top, no_answer=options.no_answer):
+    with warnings_as_notes():
+        answers = model.answer(options.question, context, top=options.top, no_answer=options.no_answer)
+    for each in answers:
         if options.json:
             print(json.dumps({**each._asdict(), "score": round(each.score, 6)}, ensure_ascii=False))
         else:

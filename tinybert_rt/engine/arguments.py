@@ -37,9 +37,16 @@ def between(name: str, value: object, low: int, high: int) -> int:
     return number
 
 
+def yes_or_no(name: str, value: object) -> bool:
+    """A bool from a bool or one of NumPy. Raises InvalidArgumentError."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise InvalidArgumentError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
+
+
 def one_of(name: str, value: object, known: Collection[str]) -> None:
     """Raise InvalidArgumentError for a value that is not known."""
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise InvalidArgumentError(f"{name} must be one of {', '.join(known)}, not {value!r}")
 
 

@@ -11,7 +11,7 @@ from tinybert_rt.engine.arguments import integers
 from tinybert_rt.engine.declarations import ffi
 from tinybert_rt.engine.session import Session, SessionPool, address
 from tinybert_rt.engine.texts import encode_error
-from tinybert_rt.errors import InvalidArgumentError, MissingHeadError
+from tinybert_rt.errors import InvalidArgumentError, MissingHeadError, TokenIdError
 from tinybert_rt.format.layout import HEADS
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def run_texts(
         done = int(request.done)
         item = int(request.item)
     if status != 0:
-        raise encode_error(status, first + item, int(token_counts[item]) if 0 <= item < count else 0, limit)
+        raise encode_error(status, first + item, int(token_counts[item]) if 0 <= item < count else 0, limit, truncation, pairs != 0)
     return results[:done], token_counts[:done], truncated[:done]
 
 
@@ -90,9 +90,14 @@ def require_head(model: Any, path: str, kind: str | None = None) -> None:
     """Raise MissingHeadError where the opened model has no head, or one of another kind of `layout.HEADS`."""
     found = next(name for name, number in HEADS.items() if number == int(model.head))
     if found == "none" or kind not in (None, found):
-        has = "no head" if found == "none" else f"a head for {found.replace('_', ' ')}"
-        wanted = f"a head for {kind.replace('_', ' ')}" if kind else "a head"
+        has = "no head" if found == "none" else f"a head for {_called(found)}"
+        wanted = f"a head for {_called(kind)}" if kind else "a head"
         raise MissingHeadError(f"{path}: the model has {has}, {wanted} is needed")
+
+
+def _called(head: str) -> str:
+    """What a head of `layout.HEADS` is for, in words."""
+    return "masked tokens" if head == "masked_token" else head.replace("_", " ")
 
 
 def _request_of(ids: NDArray[np.int32], types: NDArray[np.uint8] | None) -> Any:
@@ -175,8 +180,20 @@ def _run_group(session: Session, request: Any, model: Any, offsets: NDArray[np.i
         falls = np.flatnonzero(offsets[1:] < offsets[:-1])
         if falls.size:
             raise InvalidArgumentError(f"offsets do not rise at text {falls[0]}: from {offsets[falls[0]]} to {offsets[falls[0] + 1]}")
+        if status == TokenIdError.code:
+            raise TokenIdError(f"text {item} has {_outside(request, model, slice(offsets[item], offsets[item + 1]))}")
         raise encode_error(status, item, int(offsets[item + 1] - offsets[item]), int(model.max_positions))
     return int(request.done)
+
+
+def _outside(request: Any, model: Any, text: slice) -> str:
+    """What of a text's token ids and types is outside the model's tables, in words."""
+    ids = np.frombuffer(ffi.buffer(ffi.cast("int32_t *", request.ids), 4 * request.n_ids), np.int32)[text]
+    wrong = ids[(ids < 0) | (ids >= model.vocab_size)]
+    if wrong.size:
+        return f"the token id {wrong[0]}: the vocabulary has the ids 0 to {model.vocab_size - 1}"
+    types = np.frombuffer(ffi.buffer(ffi.cast("uint8_t *", request.types), request.n_ids), np.uint8)[text]
+    return f"the token type {types.max()}: the model has the types 0 to {model.type_vocab_size - 1}"
 
 
 def run_inside(

@@ -57,6 +57,8 @@ def load_library(engine: str = "auto", isa: str | None = None) -> Library:
     """
     if engine not in ENGINES:
         raise InvalidArgumentError(f"engine must be one of {', '.join(map(repr, ENGINES))}, not {engine!r}")
+    if isa is not None and not isinstance(isa, str):
+        raise InvalidArgumentError(f"isa must be the name of an instruction-set level, not {isa!r}")
     path = None if engine == "jit" else library_path()
     if path is None and engine == "native":
         raise LibraryError(

@@ -10,8 +10,8 @@ import numpy as np
 
 from tinybert_rt.engine.declarations import ffi
 from tinybert_rt.engine.session import address
-from tinybert_rt.errors import InvalidTextError, TinyBertError, error_classes
-from tinybert_rt.text.limits import WORD_SCRATCH_BYTES
+from tinybert_rt.errors import InvalidTextError, TextTooLongError, TinyBertError, error_classes
+from tinybert_rt.text.limits import TRUNCATE_ERROR, TRUNCATE_ONLY_FIRST, TRUNCATE_ONLY_SECOND, WORD_SCRATCH_BYTES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,8 +24,10 @@ BYTES_AT_ONCE = 1 << 20
 
 def text_iterator(texts: Iterable[Text]) -> Iterator[Text]:
     """An iterator over texts. Raises InvalidTextError for a single string, which would be read letter by letter."""
-    if isinstance(texts, (str, bytes)):
+    if isinstance(texts, str):
         raise InvalidTextError("texts is a single string: pass a list of texts, [text]")
+    if isinstance(texts, (bytes, bytearray)):
+        raise InvalidTextError(f"texts is {type(texts).__name__}: decode it, and pass a list of str")
     try:
         return iter(texts)
     except TypeError:
@@ -108,8 +110,12 @@ def character_spans(spans: NDArray[np.int32], texts: tuple[bytes, bytes]) -> NDA
     return found
 
 
-def encode_error(status: int, item: int, tokens: int, limit: int) -> TinyBertError:
-    """The exception for a status of `encode` or `tokenize` about text `item`."""
+def encode_error(status: int, item: int, tokens: int, limit: int, truncation: int = TRUNCATE_ERROR, pair: bool = False) -> TinyBertError:
+    """The exception for a status of `encode` or `tokenize` about text `item`, or a `pair` of that number."""
     from tinybert_rt.format.messages import text_message
 
+    if status == TextTooLongError.code and truncation in (TRUNCATE_ONLY_FIRST, TRUNCATE_ONLY_SECOND):
+        cut, kept = ("first", "second") if truncation == TRUNCATE_ONLY_FIRST else ("second", "first")
+        why = f"its {kept} text alone leaves no room for the {cut}: shorten the {kept}" if pair else "there is no second text to truncate"
+        return TextTooLongError(f"text {item} has {tokens} tokens, the limit is {limit}, and {why}")
     return error_classes().get(status, TinyBertError)(text_message(status, item, tokens, limit))
