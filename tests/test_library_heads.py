@@ -156,7 +156,8 @@ def test_pairs_are_ranked_by_their_scores(opened: Any, tmp_path: Path) -> None:
     texts = ["the cat", "a dog " * 80, "mat"]
     status, scores = session.classify([("the dog", text) for text in texts], 1, truncation=2)
     assert status == 0
-    expected = {each.index: each.score for each in model.rank("the dog", texts)}
+    with pytest.warns(tb.TruncationWarning, match="1 of 3 texts"):
+        expected = {each.index: each.score for each in model.rank("the dog", texts)}
     assert np.allclose(1 / (1 + np.exp(-scores[:, 0].astype(np.float64))), [expected[i] for i in range(3)], atol=1e-6)
 
 
