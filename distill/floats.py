@@ -6,8 +6,6 @@ with torch's own exp, GELU and order of sums, a model of two layers comes out ab
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 _LANES = 16
@@ -28,9 +26,8 @@ _LOG2 = (
 _LEVELS = (0.9999280571937561, 0.6932609677314758, 0.2426111251115799, 0.0551716573536396)
 _LEVELS_FACTOR = 255.0 / 256.0
 _GELU_CUT = 6.0
-_GELU_EXPONENT = (-1.0, -1.1276818, -0.50021295, -0.02458257)
-_GELU_POWER = (-0.9973218, -0.69045191, -0.241096, -0.05846234)
-_TANH_LINEAR = -2.0 * math.log2(math.e) * math.sqrt(2.0 / math.pi)
+_GELU = (-1.0, -1.1276818, -0.50021295, -0.02458257), (-0.9973218, -0.69045191, -0.241096, -0.05846234)
+_GELU_TANH = (-1.0, -1.16134429, -0.45653655, -0.03966767), (-1.0020787, -0.69493562, -0.24261955, -0.0541937)
 
 
 def _adds_in_one_rounding() -> bool:
@@ -85,14 +82,17 @@ def log2(x: torch.Tensor) -> torch.Tensor:
 
 def gelu(x: torch.Tensor) -> torch.Tensor:
     """`kernels.math.gelu_near`."""
-    t = x.abs().clamp_(max=_GELU_CUT)
-    return fma(t, _power(_GELU_POWER, _polynomial(_GELU_EXPONENT, t), _MAGIC), x.clamp(min=0.0))
+    return _near(x, *_GELU)
 
 
 def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
-    """`kernels.math.gelu_tanh`."""
-    slope = _polynomial((_TANH_LINEAR, _TANH_LINEAR * 0.044715), x * x)
-    return x / (1.0 + exp2(slope * x))
+    """`kernels.math.gelu_tanh_near`."""
+    return _near(x, *_GELU_TANH)
+
+
+def _near(x: torch.Tensor, exponent: tuple[float, ...], power: tuple[float, ...]) -> torch.Tensor:
+    t = x.abs().clamp_(max=_GELU_CUT)
+    return fma(t, _power(power, _polynomial(exponent, t), _MAGIC), x.clamp(min=0.0))
 
 
 def _add_lanes(x: torch.Tensor) -> torch.Tensor:

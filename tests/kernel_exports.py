@@ -36,6 +36,12 @@ def map_gelu_near(count, x, y):
 
 
 @kernel
+def map_gelu_tanh_near(count, x, y):
+    for i in range(0, count * 4, 64):
+        store_f32x16(y + i, vector_math.gelu_tanh_near(load_f32x16(x + i)))
+
+
+@kernel
 def map_log2(count, x, y):
     for i in range(0, count * 4, 64):
         store_f32x16(y + i, vector_math.log2(load_f32x16(x + i)))
@@ -136,6 +142,7 @@ def exports():
         ("map_exp2", map_exp2, void, [_I] * 3),
         ("map_exp2_levels", map_exp2_levels, void, [_I] * 3),
         ("map_gelu_near", map_gelu_near, void, [_I] * 3),
+        ("map_gelu_tanh_near", map_gelu_tanh_near, void, [_I] * 3),
         ("map_log2", map_log2, void, [_I] * 3),
         ("map_activation", map_activation, void, [_I] * 4),
         ("map_fma", map_fma, void, [_I] * 5),

@@ -20,7 +20,7 @@ from test_kernels import pair_rule
 
 from tinybert_rt.isa import levels as isa
 from tinybert_rt.isa.levels import LEVELS, available_levels
-from tinybert_rt.kernels.tile import ADD_RESIDUAL, AS_IT_IS, THROUGH_GELU
+from tinybert_rt.kernels.tile import ADD_RESIDUAL, AS_IT_IS, THROUGH_GELU, THROUGH_GELU_TANH
 
 AARCH64 = [level.name for level in LEVELS if level.architecture == "aarch64"]
 FUNCTIONS = ["dot_products", "int8_matrix", "linear_matrix", "float_matrix"]  # as tests/isa_driver.c numbers them
@@ -175,7 +175,7 @@ def test_int8_tiles_are_exact(emulated: Emulated, rows: int) -> None:
         assert (out == a.astype(np.int64) @ weights.astype(np.int64).T).all()
 
 
-@pytest.mark.parametrize("finish", [AS_IT_IS, ADD_RESIDUAL, THROUGH_GELU])
+@pytest.mark.parametrize("finish", [AS_IT_IS, ADD_RESIDUAL, THROUGH_GELU, THROUGH_GELU_TANH])
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7])
 def test_tiles_of_a_linear_layer(emulated: Emulated, rows: int, finish: int) -> None:
     rng = np.random.default_rng(rows)
@@ -197,7 +197,10 @@ def test_tiles_of_a_linear_layer(emulated: Emulated, rows: int, finish: int) -> 
         exact = exact + residual
     if finish == THROUGH_GELU:
         exact = exact * 0.5 * np.vectorize(math.erfc)(-exact / math.sqrt(2))
-    assert np.abs(out - exact).max() <= 4e-7 * np.abs(exact).max() + (6e-5 if finish == THROUGH_GELU else 1e-6)
+    if finish == THROUGH_GELU_TANH:
+        exact = exact * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (exact + 0.044715 * exact**3)))
+    error = {THROUGH_GELU: 6e-5, THROUGH_GELU_TANH: 8e-5}.get(finish, 1e-6)
+    assert np.abs(out - exact).max() <= 4e-7 * np.abs(exact).max() + error
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4, 5, 6])

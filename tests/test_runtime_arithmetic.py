@@ -155,7 +155,7 @@ FUNCTIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], tuple[int, ..
     "map_exp2_levels": (floats.exp2_levels, (), -200, 0),
     "map_log2": (lambda x: floats.log2(x.exp2()), (), -60, 60),
     "map_gelu_near": (floats.gelu, (), -12, 12),
-    "map_activation": (floats.gelu_tanh, (1,), -12, 12),
+    "map_gelu_tanh_near": (floats.gelu_tanh, (), -12, 12),
 }
 
 

@@ -66,12 +66,13 @@ def test_every_level_gives_the_same_bytes() -> None:
                 kernels("attention_head_int8", *operands, tokens, width, 0.17, more, 304 * 4, at(context), width * 4, at(scratch))
                 results.append(context.copy())
         results += outputs_of_linear_layers(kernels, q, scales, zeros)
-        y = np.empty_like(x)
+        y, other = np.empty_like(x), np.empty_like(x)
         kernels("map_gelu_near", x.size, at(x), at(y))
+        kernels("map_gelu_tanh_near", x.size, at(x), at(other))
         weight, bias = random(384), random(2, 384)[0]
         norm = kernels.struct("kernel_norm", weight=at(weight), bias=at(bias))
         with group_scratch(kernels) as scratch_at:
             kernels("layer_norm_rows", at(x), 1536, 37, 384, 384, norm, 1e-12, at(q), 384, at(scales), at(zeros), scratch_at)
-        results += [y, x, q, scales, zeros]
+        results += [y, other, x, q, scales, zeros]
         digests.add(hashlib.sha256(b"".join(each.tobytes() for each in results)).hexdigest())
     assert len(digests) == 1

@@ -16,7 +16,7 @@ from tinybert_rt.kernels.jit import inline, outlined
 from tinybert_rt.kernels.math import activate
 from tinybert_rt.kernels.memory import load_i64, store_i64
 from tinybert_rt.kernels.panels import FLOAT_COLUMNS, INT8_COLUMNS, INT8_ROWS, float_rows, int8_linear_rows
-from tinybert_rt.kernels.tile import ADD_RESIDUAL, AS_IT_IS, THROUGH_GELU
+from tinybert_rt.kernels.tile import ADD_RESIDUAL, AS_IT_IS, THROUGH_GELU, THROUGH_GELU_TANH
 from tinybert_rt.kernels.vector import load_f32x16, store_f32x16
 
 PLAIN = np.int64(-1)
@@ -24,6 +24,7 @@ RESIDUAL = np.int64(-2)
 """Epilogues; a number ≥ 0 is an activation of `layout.ACTIVATIONS`."""
 
 _GELU = ACTIVATIONS["gelu"]
+_GELU_TANH = ACTIVATIONS["gelu_tanh"]
 
 
 @inline
@@ -59,13 +60,15 @@ def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, 
     out = target.out
     out_stride = target.row_stride
     residual = target.residual
-    # Of the activations, GELU is computed in the tile's registers, the others from the rows that it has just written.
+    # Of the activations, both forms of GELU are computed in the tile's registers, ReLU from the rows that it has just written.
     finish = np.int64(AS_IT_IS)
     if epilogue == RESIDUAL:
         finish = np.int64(ADD_RESIDUAL)
     elif epilogue == _GELU:
         finish = np.int64(THROUGH_GELU)
-    later = epilogue >= 0 and epilogue != _GELU
+    elif epilogue == _GELU_TANH:
+        finish = np.int64(THROUGH_GELU_TANH)
+    later = epilogue >= 0 and finish == AS_IT_IS
     # While the rows meet one panel of weights, the next one comes nearer, a part with each tile: memory is then never asked for more
     # than it can give at a time. With few rows, it is what all wait for.
     panel_bytes = block_stride * INT8_COLUMNS

@@ -63,9 +63,11 @@ _N0, _N1, _N2, _N3 = (
 _LEVELS = _F(255.0 / 256.0)
 _GELU_CUT = _F(6.0)
 _LOWEST = _F(-125.0)
-# −Φ(−t) ≈ M(f)·2**n, n + f = −1 + t·H(t): polynomials, the constant first, fitted together.
-_H = (-1.1276818, -0.50021295, -0.02458257)
-_M = (-0.9973218, -0.69045191, -0.241096, -0.05846234)
+GELU_NEAR = (-1.1276818, -0.50021295, -0.02458257), (-0.9973218, -0.69045191, -0.241096, -0.05846234)
+"""H and M of −Φ(−t) ≈ M(f)·2**n, n + f = −1 + t·H(t): polynomials, the constant first, fitted together."""
+GELU_TANH_NEAR = (-1.16134429, -0.45653655, -0.03966767), (-1.0020787, -0.69493562, -0.24261955, -0.0541937)
+"""The same of 1 / (1 + exp(2u)) in the place of Φ(−t), u as in `gelu_tanh`."""
+_DEGREES = 3
 _G0, _G1, _G2, _G3, _G4, _G5, _G6 = (
     _F(-1.1511269807815552),
     _F(-0.4590439200401306),
@@ -142,16 +144,20 @@ def gelu(x):  # type: ignore[no-untyped-def]
     return maximum(x, splat_f32(_ZERO)) - t * tail
 
 
-def gelu_near_constants(builder: Any) -> list[ir.Value]:
+Polynomials = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def gelu_near_constants(builder: Any, polynomials: Polynomials) -> list[ir.Value]:
     """What `build_gelu_near` needs, once for all the vectors of a tile: read from memory for each, they would take longer than the sums."""
-    floats = [lowering.in_register(builder, lowering.constant_vector(F32, float(value))) for value in (-1.0, _ROUND_MAGIC, *_H, *_M)]
+    values = (-1.0, _ROUND_MAGIC, *polynomials[0], *polynomials[1])
+    floats = [lowering.in_register(builder, lowering.constant_vector(F32, float(value))) for value in values]
     return [lowering.constant_vector(I32, int(_GELU_CUT.view(np.int32))), *floats]
 
 
 def build_gelu_near(builder: Any, x: ir.Value, constants: list[ir.Value]) -> ir.Value:
-    """As `gelu`, by shorter polynomials; error below 6e-5, for results that are rounded to 8 bits next."""
+    """As `gelu` or `gelu_tanh`, by shorter polynomials; error below 6e-5 or 8e-5, for results that are rounded to 8 bits next."""
     cut, minus_one, magic, *coefficients = constants
-    h, m = coefficients[: len(_H)], coefficients[len(_H) :]
+    h, m = coefficients[:_DEGREES], coefficients[_DEGREES:]
     # The smaller magnitude is found as an integer: the units that compare floats have more to do here than the others.
     magnitude = builder.and_(builder.bitcast(x, I32X16), lowering.constant_vector(I32, 0x7FFFFFFF))
     t = builder.bitcast(builder.select(builder.icmp_unsigned("<", magnitude, cut), magnitude, cut), F32X16)
@@ -172,7 +178,12 @@ def _polynomial(builder: Any, coefficients: list[ir.Value], x: ir.Value) -> ir.V
     return value
 
 
-gelu_near = operation(f32x16, (f32x16,), lambda builder, x: build_gelu_near(builder, x, gelu_near_constants(builder)))
+def _near(polynomials: Polynomials) -> Any:
+    return operation(f32x16, (f32x16,), lambda builder, x: build_gelu_near(builder, x, gelu_near_constants(builder, polynomials)))
+
+
+gelu_near = _near(GELU_NEAR)
+gelu_tanh_near = _near(GELU_TANH_NEAR)
 
 
 @inline

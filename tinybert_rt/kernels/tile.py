@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from tinybert_rt.isa import lowering
 from tinybert_rt.isa.lowering import F32X16, I32X16, I64
-from tinybert_rt.kernels.math import build_gelu_near, gelu_near_constants
+from tinybert_rt.kernels.math import GELU_NEAR, GELU_TANH_NEAR, Polynomials, build_gelu_near, gelu_near_constants
 from tinybert_rt.kernels.memory import address_to_pointer
 from tinybert_rt.kernels.vector import load, store
 
@@ -201,7 +201,7 @@ def _dequantize(
     return lowering.fma(builder, difference, builder.fmul(scales, scale), shift)
 
 
-AS_IT_IS, ADD_RESIDUAL, THROUGH_GELU = range(3)
+AS_IT_IS, ADD_RESIDUAL, THROUGH_GELU, THROUGH_GELU_TANH = range(4)
 """What `int8_linear_tile` does with a value before it stores it."""
 
 
@@ -214,8 +214,8 @@ def int8_linear_tile(most: int, columns: int) -> Any:
 
     int8_linear_tile(…)(rows, a, a_stride, b, b_block_stride, groups, finish, scales, zeros, weight_scale, column_sum, bias, out,
     out_stride, residual, offsets, ahead, ahead_step): int64 arguments, strides in bytes; those before `finish` as in `int8_tile`.
-        finish: AS_IT_IS, ADD_RESIDUAL (the value at the same place of `residual`, which only then is read) or THROUGH_GELU
-            (`math.gelu_near`).
+        finish: AS_IT_IS, ADD_RESIDUAL (the value at the same place of `residual`, which only then is read), THROUGH_GELU
+            (`math.gelu_near`) or THROUGH_GELU_TANH (`math.gelu_tanh_near`).
         scales, zeros: float32 [rows].
         weight_scale, column_sum, bias: float32, int32, float32 [columns·16].
         out, residual: float32; row r of column block j is at offsets[j] + r·out_stride. offsets: int64 [columns].
@@ -262,15 +262,22 @@ def int8_linear_tile(most: int, columns: int) -> Any:
 
             def emit(height: int) -> None:
                 sums = _int8_sums(builder, height, columns, operands, arguments[-2:])
+
+                def through(polynomials: Polynomials) -> None:
+                    constants = gelu_near_constants(builder, polynomials)
+                    finish_all(sums, lambda value, place: build_gelu_near(builder, value, constants))
+
                 with builder.if_else(_equals(builder, finish, THROUGH_GELU)) as (then, otherwise):
                     with then:
-                        constants = gelu_near_constants(builder)
-                        finish_all(sums, lambda value, place: build_gelu_near(builder, value, constants))
+                        through(GELU_NEAR)
                     with otherwise, builder.if_else(_equals(builder, finish, ADD_RESIDUAL)) as (then, otherwise):
                         with then:
                             finish_all(sums, lambda value, place: builder.fadd(value, load(builder, builder.add(residual, place), F32X16)))
-                        with otherwise:
-                            finish_all(sums, lambda value, place: value)
+                        with otherwise, builder.if_else(_equals(builder, finish, THROUGH_GELU_TANH)) as (then, otherwise):
+                            with then:
+                                through(GELU_TANH_NEAR)
+                            with otherwise:
+                                finish_all(sums, lambda value, place: value)
 
             _for_each_height(builder, rows, most, emit)
             return context.get_dummy_value()
