@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 
 from .settings import SettingsError
+
+T = TypeVar("T")
 
 # Dense bfloat16 peaks in FLOP/s as the makers state them; other devices are measured.
 _PEAKS = {
@@ -56,6 +60,18 @@ def find_place(device: str = "auto") -> Place:
         # The others wait while the first one tokenizes a corpus, or evaluates.
         torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(hours=12))
     return Place(where, rank, processes)
+
+
+def first_alone(work: Callable[[], T], place: Place) -> T:
+    """Let the first process do some work, then the others, which find it done."""
+    if place.processes == 1:
+        return work()
+    if place.first:
+        made = work()
+    torch.distributed.barrier()
+    if not place.first:
+        made = work()
+    return made
 
 
 def autocast(place: Place, precision: str) -> contextlib.AbstractContextManager[object]:

@@ -33,7 +33,7 @@ from tqdm import tqdm
 from . import command, models, report, runtime, tasks, texts
 from .augment import Augment, augmented, neighbours
 from .batches import Collate, Feature, ShuffledBatches, collate, in_order
-from .devices import Place
+from .devices import Place, first_alone
 from .matching import Matching
 from .settings import DistillError, SettingsError
 from .students import Student, make_student
@@ -193,35 +193,43 @@ def _collate(stage: Stage, task: tasks.Task, tokenizer: Any) -> Collate:
 
 
 def _label(features: list[Feature], objective: Matching, together: Collate, stage: Stage, folder: Path, place: Place, teacher: str) -> None:
-    """Give each feature what the teacher says of it, once for all epochs; kept in the folder."""
+    """Give each feature what the teacher says of it, once for all epochs and processes; kept in the folder."""
     kept = folder / "teacher.npy"
-    if kept.exists():
-        found = np.load(kept)
-    elif stage.labels_by == "int8":
-        found = _labels_by_runtime(features, stage, folder, teacher)
-    else:
-        rows: list[Any] = [None] * len(features)
-        bar = tqdm(total=len(features), desc="teacher", unit="text", disable=None if place.first else True)
-        for places, batch in in_order(features, 4 * stage.training.batch_size, together):
-            for index, row in zip(places, objective.label(batch, place), strict=True):
-                rows[index] = row
-            bar.update(len(places))
-        bar.close()
-        found = np.stack(rows)
-    if len(found) != len(features):
-        raise DistillError(f"{kept}: has {len(found)} rows for {len(features)} examples: remove the folder {folder}")
-    if place.first and not kept.exists():
+
+    def labels() -> np.ndarray:
+        if kept.exists():
+            found: np.ndarray = np.load(kept)
+            return found
         folder.mkdir(parents=True, exist_ok=True)
+        if stage.labels_by == "int8":
+            found = _labels_by_runtime(features, stage, folder, teacher)
+        else:
+            found = _labels_by_pytorch(features, objective, together, 4 * stage.training.batch_size, place)
         with (folder / ".teacher.npy").open("wb") as file:
             np.save(file, found)
         (folder / ".teacher.npy").replace(kept)
+        return found
+
+    found = first_alone(labels, place)
+    if len(found) != len(features):
+        raise DistillError(f"{kept}: has {len(found)} rows for {len(features)} examples: remove the folder {folder}")
     for feature, row in zip(features, found, strict=True):
         feature["teacher"] = row
 
 
+def _labels_by_pytorch(features: list[Feature], objective: Matching, together: Collate, size: int, place: Place) -> np.ndarray:
+    """float32 (features, labels or dim) by the teacher's checkpoint."""
+    rows: list[Any] = [None] * len(features)
+    with tqdm(total=len(features), desc="teacher", unit="text", disable=None) as bar:
+        for places, batch in in_order(features, size, together):
+            for index, row in zip(places, objective.label(batch, place), strict=True):
+                rows[index] = row
+            bar.update(len(places))
+    return np.stack(rows)
+
+
 def _labels_by_runtime(features: list[Feature], stage: Stage, folder: Path, teacher: str) -> np.ndarray:
     """float32 (features, labels or dim) by an int8 file of the teacher."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = models.export(models.find_checkpoint(teacher), folder / ".teacher.tbrt")
     try:
         model = runtime.load(path)

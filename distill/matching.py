@@ -65,6 +65,11 @@ class Matching(torch.nn.Module):
             raise SettingsError(f"teacher_layer is {self._stage.teacher_layer}; the teacher has {theirs.num_hidden_layers} layers")
 
     @property
+    def leaves_parts_out(self) -> bool:
+        """Whether parameters of the student, such as those of its head, have no part in the losses."""
+        return self._inner or self._stage.method == "embedding"
+
+    @property
     def outputs_of_teacher(self) -> bool:
         """Whether the teacher's last outputs are all that is needed of it, so that they can be computed once."""
         return not self._inner and "masked" not in self.weights

@@ -16,20 +16,19 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 import transformers
 
 from . import checkpoints, command, corpus, models, objectives, pretrain_report, vocabulary
-from .devices import Place, autocast
+from .devices import Place, autocast, first_alone
 from .encoders import CONFIGS, Shape, can_pack, make_config
 from .masking import Vocabulary, vocabulary_of
 from .packing import PackedBatches, Pairs
 from .settings import SettingsError
 from .training import Training, train
 
-T = TypeVar("T")
 _PAIRS: dict[str, Pairs] = {"mlm+nsp": "next", "mlm+sop": "order"}
 
 
@@ -146,18 +145,6 @@ def run(settings: Settings, root: Path, place: Place, *, dry: bool = False) -> d
         return None
     made = objective.exported().to("cpu").eval()
     return pretrain_report.finish(out, made, tokenizer, settings, outcome, place, train_text)
-
-
-def first_alone(work: Callable[[], T], place: Place) -> T:
-    """Let the first process do some work, then the others, which find it done."""
-    if place.processes == 1:
-        return work()
-    if place.first:
-        made = work()
-    torch.distributed.barrier()
-    if not place.first:
-        made = work()
-    return made
 
 
 def given_tokenizer(settings: Settings) -> Any:

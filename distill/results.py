@@ -30,13 +30,20 @@ def take(run: Path, folder: Path) -> None:
     try:
         found = json.loads((run / "report.json").read_text(encoding="utf-8"))
         found.pop("summary", None)
-        for key in ("out", "teacher", "model"):  # where things lay on one machine says nothing to others
-            if "/" in str(found["settings"].get(key, "")):
-                found["settings"][key] = Path(found["settings"][key]).name
+        found["settings"] = _without_places(found["settings"])
         folder.mkdir(exist_ok=True)
         (folder / f"{found['name']}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     except (OSError, ValueError, KeyError) as error:
         raise DistillError(f"{run}: has no report that can be read: {error}") from None
+
+
+def _without_places(value: Any) -> Any:
+    """Settings with the last two parts of absolute paths: where things lay on one machine says nothing to others."""
+    if isinstance(value, dict):
+        return {key: _without_places(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_places(each) for each in value]
+    return "/".join(Path(value).parts[-2:]) if isinstance(value, str) and value.startswith("/") else value
 
 
 def section(folder: Path) -> str:

@@ -143,7 +143,7 @@ def train(
 
     Args:
         objective: a module whose forward takes a batch (on the device) and returns scalars by name, "loss" among them; its parameters
-            are trained.
+            are trained. An attribute `leaves_parts_out` says that some of them are not in every loss.
         folder: gets `log.jsonl`, `checkpoints/` and, with `evaluate`, the best parameters in `best.pt`.
         settings: the run's dataclass, to refuse a folder that was begun with other ones.
         evaluate: measures the objective, returns numbers with a "score" (more is better).
@@ -165,7 +165,8 @@ def train(
         module: Any = objective
         if place.processes > 1:
             devices = [place.device.index] if place.device.type == "cuda" else None
-            module = torch.nn.parallel.DistributedDataParallel(objective, device_ids=devices)
+            unused = getattr(objective, "leaves_parts_out", False)
+            module = torch.nn.parallel.DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=unused)
         if training.compile:
             module = torch.compile(module)
         peak, peak_source = peak_flops(place) if flops_per_token and place.first else (0.0, "")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import distill_files
@@ -17,6 +20,7 @@ from distill.augment import Augment, augmented, neighbours
 from distill.distill import METHODS
 from distill.training import read_log
 
+ROOT = Path(__file__).resolve().parent.parent
 LABELS = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
 SMALL = "layers = 2\nhidden = 16\nheads = 4\nintermediate = 32\n"
 LAYERED = ["tinybert-layers", "minilm", "minilm2", "patient"]
@@ -144,6 +148,24 @@ def test_what_quantization_aware_training_measures_is_what_the_runtime_gives(tea
     log = read_log(tmp_path / "run" / "stage-1" / "log.jsonl")
     best = max((line["evaluation"] for line in log if "evaluation" in line), key=lambda numbers: numbers["score"])
     assert report["scores"]["runtime, int8"]["matthews"] == pytest.approx(best["matthews"], abs=1e-9)
+
+
+def test_two_processes_train_as_one_does_in_two_parts(teachers: dict[str, Path], tmp_path: Path) -> None:
+    """Both stages: a loss within the layers, which leaves the head out, then one of the teacher's answers, which are computed once."""
+    found = []
+    for name, launcher, more in (
+        ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"], []),
+        ("one", [], [f"stages.{index}.training.accumulation=2" for index in (0, 1)]),
+    ):
+        (tmp_path / name).mkdir()
+        stages = stage("tinybert-layers", steps=4) + stage("soft", 'labels_by = "int8"', steps=4)
+        path = recipe(tmp_path / name, teachers["classifier"], stages)
+        command = [*launcher, "-m", "distill.distill", str(path), "--data", str(path.parent), *(f"--set={each}" for each in more)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        result = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
+        found.append([losses(tmp_path / name / "run" / f"stage-{index}")[-1] for index in (1, 2)])
+    assert found[0] == pytest.approx(found[1], rel=2e-3)
 
 
 BAD = {
