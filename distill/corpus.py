@@ -15,9 +15,7 @@ import hashlib
 import io
 import json
 import lzma
-import os
 import re
-import shutil
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -28,6 +26,7 @@ from typing import IO, Any
 import numpy as np
 from tqdm import tqdm
 
+from .folders import whole_folder
 from .settings import DistillError, SettingsError
 
 _FORMAT = 1
@@ -188,20 +187,11 @@ def _index(folder: Path) -> dict[str, Any] | None:
 
 
 def _write(files: Sequence[Path], backend: Any, folder: Path, made_of: dict[str, Any], quiet: bool) -> None:
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        counts = _tokenize(files, backend, temporary, made_of["pieces"], quiet)
+    with whole_folder(folder) as made:
+        counts = _tokenize(files, backend, made, made_of["pieces"], quiet)
         if not counts["tokens"]:
             raise DistillError(f"{', '.join(map(str, files[:3]))}: there is no text in it")
-        (temporary / "index.json").write_text(json.dumps({"made_of": made_of, **counts}, indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    except OSError as error:
-        raise DistillError(f"{folder}: cannot be written: {error.strerror or error}: make room and give the same command again") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        (made / "index.json").write_text(json.dumps({"made_of": made_of, **counts}, indent=2) + "\n", encoding="utf-8")
 
 
 def _tokenize(files: Sequence[Path], backend: Any, folder: Path, pieces: int, quiet: bool) -> dict[str, int]:

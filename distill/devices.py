@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -72,6 +72,11 @@ def first_alone(work: Callable[[], T], place: Place) -> T:
     if not place.first:
         made = work()
     return made
+
+
+def moved(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A batch with its tensors on a device; what is no tensor stays."""
+    return {name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
 def autocast(place: Place, precision: str) -> contextlib.AbstractContextManager[object]:

@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from .masking import Vocabulary
+from .models import first_line
 from .settings import SettingsError
 from .training import Batch
 
@@ -116,7 +117,7 @@ def make_config(shape: Shape, pieces: int, vocabulary: Vocabulary) -> Any:
     try:
         return CONFIGS[kind](**values | (shape.config or {}))
     except (ValueError, TypeError) as error:
-        raise SettingsError(f"model.config: {str(error).strip().splitlines()[0]}") from None
+        raise SettingsError(f"model.config: {first_line(error)}") from None
 
 
 def can_pack(config: Any) -> bool:

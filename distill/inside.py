@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .settings import SettingsError
@@ -83,8 +82,3 @@ class Watch:
 def layer_map(student: int, teacher: int) -> tuple[int, ...]:
     """The teacher's layer (from 1) for each layer of the student: spread evenly, the last to the last (Jiao et al. 2020, section 4.1)."""
     return tuple(round((index + 1) * teacher / student) for index in range(student))
-
-
-def no_gradients() -> Any:
-    """The context of a teacher's forward pass."""
-    return torch.no_grad()

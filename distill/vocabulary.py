@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import transformers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from .corpus import digest_of_files, paragraphs
+from .folders import whole_folder
 from .settings import DistillError, SettingsError
 
 Kind = Literal["wordpiece", "bpe", "unigram"]
@@ -170,16 +169,7 @@ def build(
     if keep:
         raise SettingsError(f"{folder}: the run was begun with other text or another tokenizer: name another 'out', or remove it")
     tokenizer = train_tokenizer(texts_of(files, settings.megabytes), architecture, settings, max_tokens, quiet=quiet)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        tokenizer.save_pretrained(temporary)
-        (temporary / made_of.name).write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    except OSError as error:
-        raise DistillError(f"{folder}: cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with whole_folder(folder) as made:
+        tokenizer.save_pretrained(made)
+        (made / made_of.name).write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
     return tokenizer
