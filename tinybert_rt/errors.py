@@ -382,6 +382,39 @@ class PaddingError(ModelFileError):
     code = 66
 
 
+# ---------------------------------------------------------------- search (Python only)
+
+
+class SearchError(TinyBertError):
+    """Something is wrong with an index of passages."""
+
+    code = 80
+
+
+class IndexFileError(SearchError, OSError):
+    """The file is no index, or cannot be opened."""
+
+    code = 81
+
+
+class IndexVersionError(SearchError):
+    """The index was written by a later release."""
+
+    code = 82
+
+
+class IndexModelError(SearchError, ValueError):
+    """The index has vectors of another model, or in another form."""
+
+    code = 83
+
+
+class IndexWriteError(SearchError, OSError):
+    """The index cannot be written: the disk is full, or another process is writing."""
+
+    code = 84
+
+
 def error_classes() -> dict[int, type[TinyBertError]]:
     """Status code → class, of every error of this module."""
     found: dict[int, type[TinyBertError]] = {}

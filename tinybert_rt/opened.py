@@ -86,6 +86,13 @@ class OpenedModel:
         """The file's `__metadata__`: format, configuration and provenance."""
         return dict(self._file.metadata)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the file, in hexadecimal digits: vectors of models with the same one may be compared."""
+        import hashlib
+
+        return hashlib.sha256(self._file.data).hexdigest()
+
     def info(self) -> dict[str, Any]:
         """The model's facts, by name."""
         model = self._model

@@ -98,6 +98,27 @@ FUNCTIONS: tuple[Function, ...] = (
         "encode",
     ),
     Function("softmax", (("x", "ptr"), ("count", "i64")), "tinybert_rt.kernels.probabilities:softmax_values", "encode"),
+    Function(
+        "scan",
+        (
+            ("kind", "i64"),
+            ("vectors", "ptr"),
+            ("stride", "i64"),
+            ("factors", "ptr"),
+            ("allowed", "ptr"),
+            ("count", "i64"),
+            ("first", "i64"),
+            ("width", "i64"),
+            ("query", "ptr"),
+            ("constant", "i64"),
+            ("scores", "ptr"),
+            ("rows", "ptr"),
+            ("found", "i64"),
+            ("top", "i64"),
+        ),
+        "tinybert_rt.kernels.scan:scan",
+        "scan",
+    ),
 )
 
 

@@ -37,6 +37,7 @@ class Library:
     serve: Any
     encode: Any
     tokenize: Any
+    scan: Any
 
     def __init__(self, engine: str, level: IsaLevel, functions: dict[str, Any], owner: Any = None) -> None:
         self.engine = engine

@@ -151,6 +151,9 @@ round_to_i32 = operation(i32x16, (f32x16,), _round_to_i32)
 
 # where_below(x, y, a, b): a in the lanes where x < y, else b (and where either is NaN).
 where_below = operation(f32x16, (f32x16,) * 4, lambda b, x, y, u, v: b.select(b.fcmp_ordered("<", x, y), u, v))
+flip_signs = operation(i32x16, (i32x16,), lambda b, x: b.xor(x, constant_vector(I32, 0x80808080 - 2**32)))  # the highest bit of each byte
+unequal_bits = operation(i32x16, (i32x16, i32x16), lambda b, x, y: b.xor(x, y))
+count_bits = operation(i32x16, (i32x16,), lambda b, x: lowering.intrinsic(b, "llvm.ctpop.v16i32", I32X16, [x]))
 minimum_i32 = operation(i32x16, (i32x16, i32x16), lambda b, x, y: b.select(b.icmp_signed("<", x, y), x, y))
 
 
@@ -180,6 +183,7 @@ def _reduce(combine: Callable[..., ir.Value]) -> Callable[..., ir.Value]:
 
 
 reduce_add = operation(types.float32, (f32x16,), _reduce(lambda b, x, y: b.fadd(x, y)))
+add_i32 = operation(types.int64, (i32x16,), lambda b, x: b.sext(_reduce(lambda b, u, v: b.add(u, v))(b, x), I64))
 reduce_max = operation(types.float32, (f32x16,), _reduce(_choose(">")))
 
 

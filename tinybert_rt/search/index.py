@@ -1,0 +1,319 @@
+"""The index: one SQLite file with passages, their words and their vectors. Documents in, hits out."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinybert_rt.engine.arguments import between, one_of
+from tinybert_rt.engine.library import Library, load_library
+from tinybert_rt.engine.texts import utf8
+from tinybert_rt.errors import IndexFileError, IndexModelError, InvalidArgumentError
+from tinybert_rt.model import Model, load
+
+from . import query, schema
+from .documents import Hit
+from .passages import Splitter
+from .sources import find_files, record
+from .store import Store
+from .update import OnProgress, Report, Updater, only_writer
+from .vectors import DTYPES, Block, Packing, scan
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+METHODS = ("hybrid", "vectors", "words")
+_CACHE_BYTES = 2 << 30
+_DEPTH = 100
+"""candidates of each kind at least"""
+_RESCORED = 8
+"""candidates by signs for each hit that is asked for"""
+
+
+class Index:
+    """An index of passages in one SQLite file. Threads may share it: one searches at a time. Close it, or use `with`.
+
+    Args:
+        path: the file; it is made where there is none, unless `create` is False.
+        model: a `Model`, or the path of a `.tbrt` file; None is the bundled one. The index remembers which one it was made with.
+        dtype: how vectors are stored in a new index: "int8", "float32", or "binary" (signs first, then int8). Kept by the file.
+        passage_tokens: tokens of a passage at most, special tokens included; in a new index. None is the model's own limit.
+        overlap: tokens that neighbouring passages share at most, in a new index.
+        threads: of encoding and scanning; None is all that the process may use.
+
+    Raises IndexFileError, IndexVersionError, IndexModelError, InvalidArgumentError.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        model: Model | str | os.PathLike[str] | None = None,
+        create: bool = True,
+        dtype: str | None = None,
+        passage_tokens: int | None = None,
+        overlap: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.path = Path(os.path.abspath(os.fsdecode(path)))
+        self._given, self._threads = model, threads
+        self._lock = threading.RLock()
+        if dtype is not None:
+            one_of("dtype", dtype, tuple(DTYPES))
+        if create and not self.path.parent.is_dir():
+            raise IndexFileError(f"{path}: there is no such directory to write to")
+        self._connection = schema.connect(self.path, create=create)
+        try:
+            self._settings(dtype, passage_tokens, overlap)
+        except BaseException:
+            self._connection.close()
+            raise
+        self._blocks: dict[int, tuple[int, Block]] = {}
+
+    def _settings(self, dtype: str | None, passage_tokens: int | None, overlap: int | None) -> None:
+        """Read what the file keeps, or write it into a new one."""
+        store = Store(self._connection, Packing("int8", 1))
+        if store.setting("dtype") is None:
+            model = self.model_unchecked
+            tokens = model.max_tokens if passage_tokens is None else between("passage_tokens", passage_tokens, 16, model.max_tokens)
+            shared = min(32, tokens // 4) if overlap is None else between("overlap", overlap, 0, tokens // 2)
+            values = {"dim": model.dim, "dtype": dtype or "int8", "passage_tokens": tokens, "overlap": shared}
+            values |= {"model": model.info()["name"], "fingerprint": model.fingerprint}
+            with store.writing():
+                if store.setting("dtype") is None:  # another process may have been first
+                    for name, value in values.items():
+                        store.set(name, value)
+        kept = {name: store.setting(name) for name in ("dtype", "passage_tokens", "overlap", "dim")}
+        for name, asked in (("dtype", dtype), ("passage_tokens", passage_tokens), ("overlap", overlap)):
+            if asked is not None and asked != kept[name]:
+                raise IndexModelError(f"{self.path}: has {name} {kept[name]!r}, not {asked!r}: leave it out, or make a new index")
+        self._store = Store(self._connection, Packing(kept["dtype"], kept["dim"]))
+        self.passage_tokens, self.overlap = int(kept["passage_tokens"]), int(kept["overlap"])
+
+    # ------------------------------------------------------------ the model
+
+    @cached_property
+    def model_unchecked(self) -> Model:
+        """The model that was given, opened when it is first needed."""
+        given = self._given
+        return given if isinstance(given, Model) else load(given, threads=self._threads)
+
+    @cached_property
+    def model(self) -> Model:
+        """The model whose vectors the index has. Raises IndexModelError if another one was given."""
+        model = self.model_unchecked
+        if model.fingerprint != self._store.setting("fingerprint"):
+            was = self._store.setting("model") or "another file"
+            raise IndexModelError(
+                f"{self.path}: its vectors were made by another model ({was}, {self._store.setting('fingerprint')[:12]}…) than"
+                f" {model.path} ({model.fingerprint[:12]}…): give that one, or index anew"
+            )
+        return model
+
+    @cached_property
+    def _library(self) -> Library:
+        return self.model._library
+
+    # ------------------------------------------------------------ documents
+
+    def update(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        text: str | None = None,
+        title: str | None = None,
+        progress: OnProgress | None = None,
+    ) -> Report:
+        """Bring the index up to date with files and folders.
+
+        Files whose content did not change are passed over, changed ones replaced, and those that are gone from the folders removed. What
+        is written is committed every few hundred passages; interrupted at any moment, the next update goes on.
+
+        Args:
+            paths: files, and folders with all below them but names that begin with a dot.
+            text, title: columns of `.jsonl`, `.csv` and `.tsv` files; None: the usual names.
+            progress: called after each group of passages.
+
+        Raises IndexWriteError: another process updates the index, or the disk is full. Files that cannot be read are in the report.
+        """
+        paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+        own = str(self.path)
+        with self._lock, only_writer(self.path):
+            found = find_files(paths, text=text, title=title, left_out=frozenset(own + end for end in ("", "-wal", "-shm", "-lock", "-journal")))
+            files = list(found.files.values())
+            updater = self._updater(len(files), sum(each.size for each in files), progress)
+            updater.report.problems += found.problems
+            known = [path for root in found.roots for path in self._store.paths_below(root)]
+            unread = tuple(path for path, _ in found.problems)
+            gone = [path for path in known if path not in found.files and not _below(path, unread)]
+            updater.remove(list(dict.fromkeys(gone)))
+            updater.run(files)
+            return updater.report
+
+    def add(self, documents: Iterable[Mapping[str, Any]], *, progress: OnProgress | None = None) -> Report:
+        """Add documents that are in memory, or replace those of the same id.
+
+        Args:
+            documents: mappings with "id" and "text", and if they have them "title" and "metadata" (a mapping of str to str).
+
+        Raises InvalidArgumentError for a document of another form; those before it stay.
+        """
+        with self._lock, only_writer(self.path):
+            updater = self._updater(None, None, progress)
+            updater.run(record(each) for each in documents)
+            return updater.report
+
+    def remove(self, documents: Iterable[str]) -> int:
+        """Remove documents by their paths or ids; returns how many there were."""
+        with self._lock, only_writer(self.path):
+            updater = self._updater(None, None, None)
+            updater.remove([documents] if isinstance(documents, str) else list(documents))
+            return updater.report.removed
+
+    def _updater(self, total: int | None, size: int | None, progress: OnProgress | None) -> Updater:
+        splitter = Splitter(self.model, self.passage_tokens, self.overlap)
+        return Updater(self._store, self.model, splitter, total, size, progress)
+
+    def info(self) -> dict[str, Any]:
+        """What is in the index, by name."""
+        with self._lock, self._store.reading():
+            documents, passages = self._store.counts()
+            settings = {name: self._store.setting(name) for name in ("model", "fingerprint", "dim", "dtype", "passage_tokens", "overlap")}
+        return {"path": str(self.path), "documents": documents, "passages": passages, **settings}
+
+    # ------------------------------------------------------------ search
+
+    def search(
+        self,
+        text: str,
+        *,
+        top: int = 10,
+        method: str = "hybrid",
+        path: str | None = None,
+        after: query.When | None = None,
+        before: query.When | None = None,
+        where: Mapping[str, str] | None = None,
+        per_document: bool = False,
+        rerank: Model | None = None,
+        mark: bool = True,
+    ) -> list[Hit]:
+        """The passages that answer best, the best first.
+
+        Args:
+            text: what is looked for.
+            top: hits at most.
+            method: "vectors": `score` is the cosine similarity. "words": BM25. "hybrid": reciprocal rank fusion of both.
+            path: only this file, the files of this folder, or those that a pattern with * and ? fits.
+            after, before: only files that were changed since, or before then: a date, "2024-05-31", or seconds since 1970.
+            where: only passages with this metadata.
+            per_document: only the best passage of each document.
+            rerank: a cross-encoder, which puts the best candidates (four times `top`) in order; its score is then `score`.
+            mark: find the sentence of each hit that is nearest to the query; takes as long as encoding the hits.
+
+        Raises InvalidArgumentError, InvalidTextError, IndexModelError, MissingHeadError.
+        """
+        utf8(text, "the query")
+        between("top", top, 1, 10_000)
+        one_of("method", method, METHODS)
+        if not text.strip():
+            raise InvalidArgumentError("the query is empty")
+        condition, values = query.Filter(path, after, before, where).sql()
+        depth = max(_DEPTH, 4 * top)
+        asked = self.model.encode([text], truncation="truncate")[0] if method != "words" or mark else None
+        with self._lock, self._store.reading():
+            words = dict(query.by_words(self._connection, text, depth, condition, values)) if method != "vectors" else {}
+            vectors = self._nearest(asked, depth, condition, values) if method != "words" and asked is not None else {}
+            if method == "hybrid":
+                ranked = query.fused(list(words), list(vectors))
+            else:
+                ranked = list((vectors or words).items())
+            wanted = ranked if per_document or rerank is not None else ranked[:top]
+            hits = [self._hit(row, score, vectors.get(row), words.get(row)) for row, score in wanted]
+        if per_document:
+            best: dict[str, Hit] = {}
+            for hit in hits:
+                best.setdefault(hit.path, hit)
+            hits = list(best.values())
+        if rerank is not None:
+            hits = _reranked(rerank, text, hits[: 4 * top])
+        hits = hits[:top]
+        if mark and asked is not None and hits:
+            spans = query.marks(self.model, asked, [hit.text for hit in hits])
+            hits = [_with(hit, mark=span) for hit, span in zip(hits, spans, strict=True)]
+        return hits
+
+    def _nearest(self, asked: NDArray[np.float32], depth: int, condition: str, values: Sequence[Any]) -> dict[int, float]:
+        """Passages by falling cosine similarity, and it."""
+        blocks = self._current_blocks()
+        rows = blocks[-1].first + len(blocks[-1].factors) if blocks else 0
+        allowed = query.allowed_rows(self._connection, rows, condition, values) if condition else None
+        packing, full = self._store.packing, self._store.full
+        count = depth if full is None else _RESCORED * depth
+        threads = self.model.threads
+        found, scores = scan(self._library, packing, blocks, packing.query(asked), count, allowed, threads)
+        if full is not None:
+            exact = self._store.full_vectors(found.tolist())
+            scores = query.cosine_similarity(exact, asked)
+            order = np.lexsort((found, -scores))[:depth]
+            found, scores = found[order], scores[order]
+        return dict(zip(found.tolist(), scores.tolist(), strict=True))
+
+    def _current_blocks(self) -> list[Block]:
+        """All vectors; those that did not change since the last search are in memory."""
+        versions = self._store.versions()
+        kept = {number: each for number, each in self._blocks.items() if versions.get(number) == each[0]}
+        room = _CACHE_BYTES // (self._store.packing.stride * 4096)
+        blocks = []
+        for number, version in sorted(versions.items()):
+            if number not in kept:
+                block = self._store.read_block(number)
+                if len(kept) >= room:
+                    blocks.append(block)
+                    continue
+                kept[number] = version, block
+            blocks.append(kept[number][1])
+        self._blocks = kept
+        return blocks
+
+    def _hit(self, row: int, score: float, cosine: float | None, bm25: float | None) -> Hit:
+        sql = "SELECT d.path, p.line, p.title, p.text, p.metadata, d.modified FROM passages p JOIN documents d ON d.id = p.document WHERE p.id = ?"
+        (path, line, title, text, metadata, modified) = next(iter(self._connection.execute(sql, (row,))))
+        return Hit(path, line, title, text, score, cosine, bm25, None, json.loads(metadata) if metadata else {}, modified)
+
+    # ------------------------------------------------------------ the end
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._blocks.clear()
+            self._connection.close()
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _below(path: str, unread: tuple[str, ...]) -> bool:
+    return any(path == each or path.startswith(each.rstrip("/") + "/") for each in unread)
+
+
+def _with(hit: Hit, **changes: Any) -> Hit:
+    from dataclasses import replace
+
+    return replace(hit, **changes)
+
+
+def _reranked(model: Model, text: str, hits: list[Hit]) -> list[Hit]:
+    if not hits:
+        return hits
+    ranked = model.rank(text, [hit.text for hit in hits], method="pairs")
+    return [_with(hits[each.index], score=each.score) for each in ranked]

@@ -1,0 +1,118 @@
+"""Queries: candidates by words and by vectors, filters, their fusion, and the part of a passage that answers best."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinybert_rt.errors import InvalidArgumentError
+from tinybert_rt.ranking import cosine_similarity
+
+from .passages import sentences
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tinybert_rt.model import Model
+
+When = date | datetime | str | float
+
+RRF_CONSTANT = 60
+_WORDS = 64
+"""words of a query that are looked for at most"""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which passages a search may find; a condition that is None allows all."""
+
+    path: str | None = None
+    """a file, a folder, or a pattern with * and ?"""
+    after: When | None = None
+    before: When | None = None
+    """when the file was changed: a date, "2024-05-31", or seconds since 1970"""
+    where: Mapping[str, str] | None = None
+    """metadata"""
+
+    def sql(self) -> tuple[str, list[Any]]:
+        """A condition on passages p and documents d, "" where all are allowed; and its values. Raises InvalidArgumentError."""
+        parts: list[str] = []
+        values: list[Any] = []
+        if self.path is not None:
+            either = []
+            for path in dict.fromkeys((self.path.rstrip("/") or "/", os.path.abspath(self.path))):
+                either.append("d.path GLOB ? OR d.path GLOB ?")
+                plain = path if any(char in path for char in "*?") else re.sub(r"\[", "[[]", path)
+                values += [plain, plain.rstrip("/") + "/*"]
+            parts.append(f"({' OR '.join(either)})")
+        for condition, when in (("d.modified >= ?", self.after), ("d.modified < ?", self.before)):
+            if when is not None:
+                parts.append(condition)
+                values.append(_seconds(when))
+        for name, value in (self.where or {}).items():
+            parts.append("EXISTS (SELECT 1 FROM json_each(p.metadata) AS m WHERE m.key = ? AND m.value = ?)")
+            values += [name, value]
+        return " AND ".join(parts), values
+
+
+def _seconds(when: When) -> float:
+    if isinstance(when, (int, float)):
+        return float(when)
+    if isinstance(when, str):
+        try:
+            when = datetime.fromisoformat(when)
+        except ValueError:
+            raise InvalidArgumentError(f"{when!r} is no date: write it as 2024-05-31 or 2024-05-31T18:30") from None
+    if not isinstance(when, datetime):
+        when = datetime(when.year, when.month, when.day)
+    return when.timestamp()
+
+
+def by_words(connection: Any, text: str, top: int, filtered: str, values: Sequence[Any]) -> list[tuple[int, float]]:
+    """Passages that have words of the query, and BM25 (Robertson and Zaragoza 2009, eq. 3.15; SQLite's FTS5), the highest first."""
+    words = list(dict.fromkeys(re.findall(r"\w+", text.casefold())))[:_WORDS]
+    if not words:
+        return []
+    # NUL and quotes cannot occur: \w has neither.
+    match = " OR ".join(f'"{word}"' for word in words)
+    allowed = f" AND rowid IN (SELECT p.id FROM passages p JOIN documents d ON d.id = p.document WHERE {filtered})" if filtered else ""
+    sql = f"SELECT rowid, -rank FROM words WHERE words MATCH ?{allowed} ORDER BY rank LIMIT ?"
+    return list(connection.execute(sql, (match, *values, top)))
+
+
+def allowed_rows(connection: Any, rows: int, filtered: str, values: Sequence[Any]) -> NDArray[np.uint8]:
+    """uint8 (rows,): 1 where a passage passes the filter."""
+    allowed = np.zeros(rows, np.uint8)
+    sql = f"SELECT p.id FROM passages p JOIN documents d ON d.id = p.document WHERE {filtered}"
+    allowed[[row for (row,) in connection.execute(sql, tuple(values))]] = 1
+    return allowed
+
+
+def fused(*rankings: Sequence[int]) -> list[tuple[int, float]]:
+    """Reciprocal rank fusion (Cormack, Clarke and Büttcher 2009): Σ 1 / (60 + rank), ranks from 1; equal scores by id."""
+    scores: dict[int, float] = {}
+    for ranking in rankings:
+        for rank, row in enumerate(ranking, 1):
+            scores[row] = scores.get(row, 0.0) + 1 / (RRF_CONSTANT + rank)
+    return sorted(scores.items(), key=lambda each: (-each[1], each[0]))
+
+
+def marks(model: Model, query: NDArray[np.float32], texts: Sequence[str]) -> list[tuple[int, int]]:
+    """The characters of the sentence of each text that is nearest to the query, float32 (dim,)."""
+    spans = [sentences(text) or [(0, len(text))] for text in texts]
+    flat = [text[begin:end] for text, each in zip(texts, spans, strict=True) for begin, end in each]
+    if not flat:
+        return []
+    near = cosine_similarity(model.encode(flat, truncation="truncate"), query)
+    found, at = [], 0
+    for text, each in zip(texts, spans, strict=True):
+        begin, end = each[int(near[at : at + len(each)].argmax())]
+        at += len(each)
+        found.append((begin, begin + len(text[begin:end].rstrip())))
+    return found

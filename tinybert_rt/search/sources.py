@@ -1,0 +1,139 @@
+"""Where documents come from: files and folders, or records that a program has."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from tinybert_rt.errors import InvalidArgumentError
+
+from .documents import Section
+from .readers import ReadError, kind_of, read_sections
+
+
+class Source(Protocol):
+    """A document that may be read."""
+
+    path: str
+    size: int
+    modified: float
+
+    def hash(self) -> bytes:
+        """Of the content: the same where nothing changed. Raises ReadError."""
+
+    def sections(self) -> Iterator[Section]:
+        """What it contains. Raises ReadError."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file, and which columns of its rows are text and title."""
+
+    path: str
+    size: int
+    modified: float
+    text: str | None = None
+    title: str | None = None
+
+    def hash(self) -> bytes:
+        digest = hashlib.blake2b(repr((self.text, self.title)).encode(), digest_size=16)
+        try:
+            with open(self.path, "rb") as file:
+                while data := file.read(1 << 20):
+                    digest.update(data)
+        except OSError as error:
+            raise ReadError(error.strerror or str(error)) from None
+        return digest.digest()
+
+    def sections(self) -> Iterator[Section]:
+        return read_sections(Path(self.path), text=self.text, title=self.title)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A document in memory."""
+
+    path: str
+    text: str
+    title: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    modified: float = 0.0
+
+    @property
+    def size(self) -> int:
+        return len(self.text)
+
+    def hash(self) -> bytes:
+        content = json.dumps([self.text, self.title, sorted(self.metadata.items())])
+        return hashlib.blake2b(content.encode(), digest_size=16).digest()
+
+    def sections(self) -> Iterator[Section]:
+        if self.text.strip():
+            yield Section(self.text, 1, self.title, self.metadata)
+
+
+def record(value: Mapping[str, Any]) -> Record:
+    """A record of a mapping with "id", "text", and if it has them "title" and "metadata". Raises InvalidArgumentError."""
+    unknown = set(value) - {"id", "text", "title", "metadata"}
+    if unknown or not isinstance(value.get("id"), str) or not isinstance(value.get("text"), str):
+        raise InvalidArgumentError(f"a document has 'id' and 'text' (str), and may have 'title' and 'metadata'; this one has {sorted(value)}")
+    metadata = {str(key): str(each) for key, each in (value.get("metadata") or {}).items()}
+    return Record(value["id"], value["text"], str(value.get("title") or ""), metadata, time.time())
+
+
+@dataclass
+class Found:
+    """The files below some paths."""
+
+    files: dict[str, File] = field(default_factory=dict)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    """paths that cannot be read, and why"""
+    roots: list[str] = field(default_factory=list)
+    """folders that were walked"""
+
+
+def find_files(paths: Iterable[str | os.PathLike[str]], *, text: str | None, title: str | None, left_out: frozenset[str]) -> Found:
+    """The files that can be read, in the order of their names; what begins with a dot is left out below a folder.
+
+    Args:
+        left_out: absolute paths to pass over.
+    """
+    found = Found()
+
+    def add(path: str, named: bool) -> None:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            found.problems.append((path, error.strerror or str(error)))
+            return
+        if path in left_out or not stat.S_ISREG(status.st_mode):
+            if named:
+                found.problems.append((path, "is no regular file" if path not in left_out else "is the index itself"))
+        elif kind_of(Path(path)) is not None:
+            found.files[path] = File(path, status.st_size, status.st_mtime, text, title)
+        elif named:
+            found.problems.append((path, f"files that end in {Path(path).suffix or 'no suffix'!r} are not read"))
+
+    for each in paths:
+        path = os.path.abspath(os.fsdecode(each))
+        if not os.path.isdir(path):
+            add(path, True)
+            continue
+        found.roots.append(path)
+        for folder, folders, names in os.walk(path, onerror=lambda error: _note(found, error)):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(names):
+                if not name.startswith("."):
+                    add(os.path.join(folder, name), False)
+    return found
+
+
+def _note(found: Found, error: OSError) -> None:
+    found.problems.append((os.path.abspath(error.filename or ""), error.strerror or str(error)))

@@ -1,0 +1,183 @@
+"""Documents into an index: what is new or changed is read, split, encoded and written, a group of passages at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinybert_rt.errors import IndexWriteError
+
+from .documents import Passage
+from .passages import Splitter
+from .readers import ReadError
+from .sources import Source
+from .store import Store
+
+if TYPE_CHECKING:
+    from tinybert_rt.model import Model
+
+GROUP = 512
+"""passages that are encoded and written at a time"""
+_EMPTY = 256
+"""documents of a group at most, for folders of files without text"""
+
+
+@dataclass
+class Report:
+    """What an update did."""
+
+    added: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    passages: int = 0
+    """that were encoded and written"""
+    seconds: float = 0.0
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    """documents that could not be read, or not to their end, and why"""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an update is."""
+
+    documents: int
+    """done"""
+    total: int | None
+    passages: int
+    """written"""
+    share: float | None
+    """of all bytes"""
+    seconds: float
+
+
+OnProgress = Callable[[Progress], object]
+
+
+@dataclass
+class _Open:
+    """A document that is being read."""
+
+    source: Source
+    hashed: bytes
+    number: int | None = None
+    """in the index; None until its first group is written"""
+
+
+@dataclass
+class _Group:
+    """What is encoded and written at a time."""
+
+    passages: list[Passage] = field(default_factory=list)
+    owners: list[_Open] = field(default_factory=list)
+    finished: list[_Open] = field(default_factory=list)
+
+    def full(self) -> bool:
+        return len(self.passages) >= GROUP or len(self.finished) >= _EMPTY
+
+
+class Updater:
+    """One run over documents."""
+
+    def __init__(self, store: Store, model: Model, splitter: Splitter, total: int | None, size: int | None, progress: OnProgress | None) -> None:
+        self.report = Report()
+        self._store, self._model, self._splitter = store, model, splitter
+        self._total, self._size, self._progress = total, size, progress
+        self._documents = self._read = 0
+        self._began = time.perf_counter()
+
+    def run(self, sources: Iterable[Source]) -> None:
+        """Write what is new or changed. Whatever ends it, all groups before stay. Raises IndexWriteError and what encoding raises."""
+        for group in self._groups(sources):
+            self._write(group)
+            self._show()
+        self._show()
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Remove documents."""
+        for begin in range(0, len(paths), _EMPTY):
+            with self._store.writing():
+                self.report.removed += sum(self._store.remove_document(path) for path in paths[begin : begin + _EMPTY])
+
+    def _show(self) -> None:
+        self.report.seconds = time.perf_counter() - self._began
+        if self._progress is not None:
+            share = self._read / self._size if self._size else None
+            self._progress(Progress(self._documents, self._total, self.report.passages, share, self.report.seconds))
+
+    def _groups(self, sources: Iterable[Source]) -> Iterator[_Group]:
+        group = _Group()
+        for source in sources:
+            try:
+                hashed = source.hash()
+                known = self._store.document(source.path)
+                if known is not None and known.hash == hashed and known.complete:
+                    self.report.unchanged += 1
+                    continue
+                opened = _Open(source, hashed)
+                for section in source.sections():
+                    for passage in self._splitter.split(section):
+                        group.passages.append(passage)
+                        group.owners.append(opened)
+                        if group.full():
+                            yield group
+                            group = _Group()
+            except (ReadError, OSError) as error:
+                self.report.problems.append((source.path, str(error)))
+                continue
+            finally:
+                self._documents += 1
+                self._read += source.size
+            self.report.added += known is None
+            self.report.changed += known is not None
+            group.finished.append(opened)
+            if group.full():
+                yield group
+                group = _Group()
+        if group.passages or group.finished:
+            yield group
+
+    def _write(self, group: _Group) -> None:
+        """Encode a group and write it in one transaction."""
+        vectors = self._model.encode([each.embedded for each in group.passages], truncation="truncate") if group.passages else None
+        store = self._store
+        numbers = {id(each): each.number for each in (*group.owners, *group.finished)}
+        with store.writing():
+            for each in (*group.owners, *group.finished):
+                if numbers[id(each)] is None:
+                    source = each.source
+                    numbers[id(each)] = store.add_document(source.path, each.hashed, source.size, source.modified)
+            if vectors is not None:
+                store.add_passages([numbers[id(each)] or 0 for each in group.owners], group.passages, vectors)
+            for each in group.finished:
+                store.finish_document(numbers[id(each)] or 0)
+        for each in group.owners:
+            each.number = numbers[id(each)]
+        self.report.passages += len(group.passages)
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Keep other processes from updating the same index. Raises IndexWriteError if one does already."""
+    beside = path.with_name(path.name + "-lock")
+    try:
+        handle = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise IndexWriteError(f"{path}: cannot be written: {error.strerror or error}") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.pread(handle, 20, 0).decode(errors="replace").strip() or "another one"
+            raise IndexWriteError(f"{path}: process {owner} is updating this index; wait until it is done") from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(handle)
