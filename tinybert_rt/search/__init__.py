@@ -1,0 +1,1 @@
+"""Offline search: files in, an index in one file, passages out."""
