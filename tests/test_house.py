@@ -37,6 +37,7 @@ RANKS = {
     "model": 6,
     "opened": 6,
     "tasks": 6,
+    "search": 6,
     "cli": 7,
     "__main__": 8,
 }

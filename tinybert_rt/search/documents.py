@@ -18,6 +18,8 @@ class Section:
     """headings above it, joined by " › "; of a row: its title column"""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """columns of a row that are neither text nor title"""
+    by_line: bool = True
+    """whether the n-th line of the text is line + n of the file; else all of it stands there"""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ class Splitter:
         room = self._tokens - titled
         line, at = section.line, 0
         for begin, end in self._spans(section.text, room):
-            line, at = line + section.text.count("\n", at, begin), begin
+            if section.by_line:
+                line, at = line + section.text.count("\n", at, begin), begin
             yield Passage(section.text[begin:end].strip(), line, title, section.metadata)
 
     def _spans(self, text: str, room: int) -> Iterator[tuple[int, int]]:
