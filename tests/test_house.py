@@ -38,6 +38,7 @@ RANKS = {
     "opened": 6,
     "tasks": 6,
     "cli": 7,
+    "integrations": 7,
     "__main__": 8,
 }
 
