@@ -39,6 +39,7 @@ RANKS = {
     "tasks": 6,
     "search": 6,
     "cli": 7,
+    "integrations": 7,
     "__main__": 8,
 }
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from tinybert_rt import __version__
 from tinybert_rt.errors import TinyBertError
 
-from . import embed, info, inspect, rank, tasks
+from . import embed, info, inspect, rank, search, tasks
 from .common import USAGE_ERROR, OneLineParser, UsageError
 
-COMMANDS = (info, embed, tasks, rank, inspect)
+COMMANDS = (info, embed, tasks, rank, search, inspect)
 TOOLS = {
     "convert": "make a model file of a Hugging Face or sentence-transformers directory, or of an ONNX file",
     "export_onnx": "write a model file as an ONNX file",

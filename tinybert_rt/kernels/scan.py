@@ -98,7 +98,9 @@ def _replace_root(scores, rows, count, score, row):  # type: ignore[no-untyped-d
         if child >= count:
             break
         other = child + 1
-        if other < count and _is_worse(load_f32(scores + 4 * other), load_i64(rows + 8 * other), load_f32(scores + 4 * child), load_i64(rows + 8 * child)):
+        if other < count and _is_worse(
+            load_f32(scores + 4 * other), load_i64(rows + 8 * other), load_f32(scores + 4 * child), load_i64(rows + 8 * child)
+        ):
             child = other
         if not _is_worse(load_f32(scores + 4 * child), load_i64(rows + 8 * child), score, row):
             break

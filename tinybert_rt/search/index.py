@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinybert_rt.engine.arguments import between, one_of
-from tinybert_rt.engine.library import Library, load_library
+from tinybert_rt.engine.library import Library
 from tinybert_rt.engine.texts import utf8
 from tinybert_rt.errors import IndexFileError, IndexModelError, InvalidArgumentError
 from tinybert_rt.model import Model, load
+from tinybert_rt.ranking import cosine_similarity
 
 from . import query, schema
 from .documents import Hit
@@ -146,7 +148,9 @@ class Index:
         paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
         own = str(self.path)
         with self._lock, only_writer(self.path):
-            found = find_files(paths, text=text, title=title, left_out=frozenset(own + end for end in ("", "-wal", "-shm", "-lock", "-journal")))
+            found = find_files(
+                paths, text=text, title=title, left_out=frozenset(own + end for end in ("", "-wal", "-shm", "-lock", "-journal"))
+            )
             files = list(found.files.values())
             updater = self._updater(len(files), sum(each.size for each in files), progress)
             updater.report.problems += found.problems
@@ -246,7 +250,7 @@ class Index:
         hits = hits[:top]
         if mark and asked is not None and hits:
             spans = query.marks(self.model, asked, [hit.text for hit in hits])
-            hits = [_with(hit, mark=span) for hit, span in zip(hits, spans, strict=True)]
+            hits = [replace(hit, mark=span) for hit, span in zip(hits, spans, strict=True)]
         return hits
 
     def _nearest(self, asked: NDArray[np.float32], depth: int, condition: str, values: Sequence[Any]) -> dict[int, float]:
@@ -260,7 +264,7 @@ class Index:
         found, scores = scan(self._library, packing, blocks, packing.query(asked), count, allowed, threads)
         if full is not None:
             exact = self._store.full_vectors(found.tolist())
-            scores = query.cosine_similarity(exact, asked)
+            scores = cosine_similarity(exact, asked)
             order = np.lexsort((found, -scores))[:depth]
             found, scores = found[order], scores[order]
         return dict(zip(found.tolist(), scores.tolist(), strict=True))
@@ -283,7 +287,10 @@ class Index:
         return blocks
 
     def _hit(self, row: int, score: float, cosine: float | None, bm25: float | None) -> Hit:
-        sql = "SELECT d.path, p.line, p.title, p.text, p.metadata, d.modified FROM passages p JOIN documents d ON d.id = p.document WHERE p.id = ?"
+        sql = """
+            SELECT d.path, p.line, p.title, p.text, p.metadata, d.modified
+            FROM passages p JOIN documents d ON d.id = p.document WHERE p.id = ?
+        """
         (path, line, title, text, metadata, modified) = next(iter(self._connection.execute(sql, (row,))))
         return Hit(path, line, title, text, score, cosine, bm25, None, json.loads(metadata) if metadata else {}, modified)
 
@@ -306,14 +313,8 @@ def _below(path: str, unread: tuple[str, ...]) -> bool:
     return any(path == each or path.startswith(each.rstrip("/") + "/") for each in unread)
 
 
-def _with(hit: Hit, **changes: Any) -> Hit:
-    from dataclasses import replace
-
-    return replace(hit, **changes)
-
-
 def _reranked(model: Model, text: str, hits: list[Hit]) -> list[Hit]:
     if not hits:
         return hits
     ranked = model.rank(text, [hit.text for hit in hits], method="pairs")
-    return [_with(hits[each.index], score=each.score) for each in ranked]
+    return [replace(hits[each.index], score=each.score) for each in ranked]

@@ -38,7 +38,7 @@ def pdf_sections(path: Path) -> Iterator[Section]:
                 raise ReadError(f"page {number} is damaged: {error}: open the file in a viewer and print it to a new PDF") from None
             for _, piece in pieces([text]):
                 empty = False
-                yield Section(piece, number, title)
+                yield Section(piece, number, title, by_line=False)
     finally:
         document.close()
     if empty:

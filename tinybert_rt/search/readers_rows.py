@@ -111,7 +111,7 @@ def _row_sections(row: Mapping[str, object], line: int, text: str, title: str | 
         if name not in ("", text, heading) and value is not None and not isinstance(value, list)
     }
     for _, piece in pieces([_string(row[text])]):
-        yield Section(piece, line, shown, others)
+        yield Section(piece, line, shown, others, by_line=False)
 
 
 def _string(value: object) -> str:

@@ -21,9 +21,17 @@ from .readers import ReadError, kind_of, read_sections
 class Source(Protocol):
     """A document that may be read."""
 
-    path: str
-    size: int
-    modified: float
+    @property
+    def path(self) -> str:
+        """Of the file, or the id of the record."""
+
+    @property
+    def size(self) -> int:
+        """Bytes, or characters."""
+
+    @property
+    def modified(self) -> float:
+        """Seconds since 1970."""
 
     def hash(self) -> bytes:
         """Of the content: the same where nothing changed. Raises ReadError."""
@@ -83,7 +91,9 @@ def record(value: Mapping[str, Any]) -> Record:
     """A record of a mapping with "id", "text", and if it has them "title" and "metadata". Raises InvalidArgumentError."""
     unknown = set(value) - {"id", "text", "title", "metadata"}
     if unknown or not isinstance(value.get("id"), str) or not isinstance(value.get("text"), str):
-        raise InvalidArgumentError(f"a document has 'id' and 'text' (str), and may have 'title' and 'metadata'; this one has {sorted(value)}")
+        raise InvalidArgumentError(
+            f"a document has 'id' and 'text' (str), and may have 'title' and 'metadata'; this one has {sorted(value)}"
+        )
     metadata = {str(key): str(each) for key, each in (value.get("metadata") or {}).items()}
     return Record(value["id"], value["text"], str(value.get("title") or ""), metadata, time.time())
 

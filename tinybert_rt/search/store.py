@@ -53,7 +53,9 @@ class Store:
                     self.connection.execute("ROLLBACK")
                 raise
         except apsw.FullError:
-            raise IndexWriteError("the disk is full; all that was committed before is kept: make room and give the same command again") from None
+            raise IndexWriteError(
+                "the disk is full; all that was committed before is kept: make room and give the same command again"
+            ) from None
         except apsw.BusyError:
             raise IndexWriteError("another process is writing into this index: wait until it is done") from None
         except (apsw.ReadOnlyError, apsw.IOError) as error:
@@ -127,7 +129,14 @@ class Store:
         self.connection.executemany(
             "INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?)",
             (
-                (row, document, each.line, each.title, each.text, json.dumps(dict(each.metadata), ensure_ascii=False) if each.metadata else None)
+                (
+                    row,
+                    document,
+                    each.line,
+                    each.title,
+                    each.text,
+                    json.dumps(dict(each.metadata), ensure_ascii=False) if each.metadata else None,
+                )
                 for row, document, each in zip(ids, documents, passages, strict=True)
             ),
         )

@@ -85,7 +85,9 @@ class _Group:
 class Updater:
     """One run over documents."""
 
-    def __init__(self, store: Store, model: Model, splitter: Splitter, total: int | None, size: int | None, progress: OnProgress | None) -> None:
+    def __init__(
+        self, store: Store, model: Model, splitter: Splitter, total: int | None, size: int | None, progress: OnProgress | None
+    ) -> None:
         self.report = Report()
         self._store, self._model, self._splitter = store, model, splitter
         self._total, self._size, self._progress = total, size, progress

@@ -117,7 +117,9 @@ def scan(
     else:
         with ThreadPoolExecutor(threads) as pool:
             jobs = [
-                pool.submit(_scan_part, library, packing, blocks[i * len(blocks) // threads : (i + 1) * len(blocks) // threads], query, top, allowed)
+                pool.submit(
+                    _scan_part, library, packing, blocks[i * len(blocks) // threads : (i + 1) * len(blocks) // threads], query, top, allowed
+                )
                 for i in range(threads)
             ]
             parts = [job.result() for job in jobs]
