@@ -37,6 +37,7 @@ WITHOUT_A_TEMPLATE = {
     errors.TinyBertError,
     errors.InvalidTextError,
     errors.CancelledError,
+    *(each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.SearchError)),
     errors.OutputFileError,
     errors.UnknownIsaError,
     errors.UnsupportedIsaError,

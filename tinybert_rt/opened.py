@@ -91,7 +91,7 @@ class OpenedModel:
         """SHA-256 of the file, in hexadecimal digits: vectors of models with the same one may be compared."""
         import hashlib
 
-        return hashlib.sha256(memoryview(self._file.data)).hexdigest()
+        return hashlib.sha256(self._file.data.data).hexdigest()
 
     def info(self) -> dict[str, Any]:
         """The model's facts, by name."""

@@ -33,7 +33,7 @@ CREATE TABLE passages (
     metadata TEXT
 );
 CREATE INDEX passages_of_document ON passages (document);
-CREATE VIRTUAL TABLE words USING fts5 (title, text, content = '', contentless_delete = 1, 
+CREATE VIRTUAL TABLE words USING fts5 (title, text, content = '', contentless_delete = 1,
     tokenize = 'porter unicode61 remove_diacritics 2');
 CREATE TABLE free (id INTEGER PRIMARY KEY);
 CREATE TABLE blocks (id INTEGER PRIMARY KEY, factors BLOB NOT NULL, data BLOB NOT NULL, full BLOB);
