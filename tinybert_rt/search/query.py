@@ -14,6 +14,7 @@ import numpy as np
 from tinybert_rt.errors import InvalidArgumentError
 from tinybert_rt.ranking import cosine_similarity
 
+from . import schema
 from .passages import sentences
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 When = date | datetime | str | float
 
 RRF_CONSTANT = 60
+_QUERY = 0x0001  # FTS5_TOKENIZE_QUERY
 _WORDS = 64
 """words of a query that are looked for at most"""
 
@@ -75,15 +77,34 @@ def _seconds(when: When) -> float:
 
 
 def by_words(connection: Any, text: str, top: int, filtered: str, values: Sequence[Any]) -> list[tuple[int, float]]:
-    """Passages that have words of the query, and BM25 (Robertson and Zaragoza 2009, eq. 3.15; SQLite's FTS5), the highest first."""
+    """Passages that have words of the query, and BM25 (Robertson and Zaragoza 2009, eq. 3.15; SQLite's FTS5), the highest first.
+
+    Words in more than a third of the passages say little and take most of the time: they count only where there are no others.
+    """
     words = list(dict.fromkeys(re.findall(r"\w+", text.casefold())))[:_WORDS]
     if not words:
         return []
-    # NUL and quotes cannot occur: \w has neither.
-    match = " OR ".join(f'"{word}"' for word in words)
+    telling = _telling(connection, words) or words
+    # Quotes cannot occur: \w has none.
+    match = " OR ".join(f'"{word}"' for word in telling)
     allowed = f" AND rowid IN (SELECT p.id FROM passages p JOIN documents d ON d.id = p.document WHERE {filtered})" if filtered else ""
     sql = f"SELECT rowid, -rank FROM words WHERE words MATCH ?{allowed} ORDER BY rank LIMIT ?"
     return list(connection.execute(sql, (match, *values, top)))
+
+
+def _telling(connection: Any, words: Sequence[str]) -> list[str]:
+    """The words that are in at most a third of the passages."""
+    total = next(connection.execute("SELECT max(id) FROM passages"))[0] or 0
+    tokenizer = connection.fts5_tokenizer(*schema.WORD_TOKENIZER)
+    telling = []
+    for word in words:
+        counts = [
+            next((count for (count,) in connection.execute("SELECT doc FROM temp.vocabulary WHERE term = ?", (term,))), 0)
+            for term in tokenizer(word.encode(), _QUERY, None, include_offsets=False, include_colocated=False)
+        ]
+        if 3 * max(counts, default=0) <= total:
+            telling.append(word)
+    return telling
 
 
 def allowed_rows(connection: Any, rows: int, filtered: str, values: Sequence[Any]) -> NDArray[np.uint8]:

@@ -11,6 +11,8 @@ from tinybert_rt.errors import IndexFileError, IndexVersionError
 APPLICATION_ID = 0x54425254
 """of SQLite's header: TBRT"""
 VERSION = 1
+WORD_TOKENIZER = "porter", ["unicode61", "remove_diacritics", "2"]
+"""name and arguments, as FTS5 has them"""
 
 # passages.id is a row of the scan: block id // ROWS, and in it id % ROWS. Ids of removed passages wait in `free`.
 # `versions` stands apart from `blocks`, so that a reader sees what changed without the pages of the vectors.
@@ -33,8 +35,7 @@ CREATE TABLE passages (
     metadata TEXT
 );
 CREATE INDEX passages_of_document ON passages (document);
-CREATE VIRTUAL TABLE words USING fts5 (title, text, content = '', contentless_delete = 1,
-    tokenize = 'porter unicode61 remove_diacritics 2');
+CREATE VIRTUAL TABLE words USING fts5 (title, text, content = '', contentless_delete = 1, tokenize = '{tokenizer}');
 CREATE TABLE free (id INTEGER PRIMARY KEY);
 CREATE TABLE blocks (id INTEGER PRIMARY KEY, factors BLOB NOT NULL, data BLOB NOT NULL, full BLOB);
 CREATE TABLE versions (block INTEGER PRIMARY KEY, version INTEGER NOT NULL);
@@ -82,6 +83,8 @@ def _connected(apsw: Any, path: Path, create: bool, patience: float) -> Any:
         _create(connection)
     elif version > VERSION:
         raise IndexVersionError(f"{path}: has version {version} of the format; this release reads up to {VERSION}: update the package")
+    # How many passages have a word.
+    connection.execute("CREATE VIRTUAL TABLE temp.vocabulary USING fts5vocab('main', 'words', 'row')")
     connection.pragma("synchronous", "NORMAL")
     connection.pragma("mmap_size", 1 << 32)
     return connection
@@ -91,5 +94,7 @@ def _create(connection: Any) -> None:
     """The tables, in one transaction; another process may be doing the same."""
     connection.pragma("page_size", 16384)
     connection.pragma("journal_mode", "WAL")
-    with_tables = f"BEGIN IMMEDIATE; {_TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT"
+    name, arguments = WORD_TOKENIZER
+    tables = _TABLES.replace("{tokenizer}", " ".join((name, *arguments)))
+    with_tables = f"BEGIN IMMEDIATE; {tables} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT"
     connection.execute(with_tables)
