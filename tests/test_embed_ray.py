@@ -204,3 +204,23 @@ def test_the_command_says_what_is_wrong_in_one_line(
     assert error.startswith("python -m tools.embed_ray: error: ")
     assert why in error
     assert error.count("\n") == 1
+
+
+def test_an_index_takes_over_the_vectors(two_cpus: None, tmp_path: Path) -> None:
+    search = pytest.importorskip("tinybert_rt.search", reason="apsw is not installed")
+    given = [{**row, "title": f"title {i}", "lang": "en"} for i, row in enumerate(rows(120))]
+    for dtype in ("float32", "int8"):
+        out = tmp_path / dtype
+        run([write(tmp_path / "a.jsonl", given)], out, dtype=dtype)
+        with search.Index(tmp_path / f"{dtype}.db", model=small_model_file()) as index:
+            assert index.load(out) == (120, 0)
+            assert index.load(out) == (0, 120)
+            hit = index.search(given[7]["text"], method="vectors", top=1)[0]
+            assert (hit.path, hit.title, hit.text, dict(hit.metadata)) == ("p7", "title 7", given[7]["text"], {"lang": "en"})
+            assert hit.cosine == pytest.approx(1, abs=1e-3)
+    write_checkpoint(tmp_path / "other", seed=3)
+    with search.Index(tmp_path / "other.db", model=convert(tmp_path / "other", "int8")) as index:
+        with pytest.raises(tb.errors.IndexModelError, match="another model"):
+            index.load(tmp_path / "int8")
+        with pytest.raises(tb.errors.InvalidArgumentError, match=r"_index\.json"):
+            index.load(tmp_path)

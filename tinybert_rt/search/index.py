@@ -174,6 +174,19 @@ class Index:
             updater.run(record(each) for each in documents)
             return updater.report
 
+    def load(self, folder: str | os.PathLike[str]) -> tuple[int, int]:
+        """Take over the vectors of a job of `tools.embed_ray`: each row of its parquet files is a document of one passage.
+
+        The path of a document is the row's id, or the file's name and the row's number. Columns but text, title and id are metadata.
+
+        Returns how many were written, and how many were there already. Needs pyarrow.
+        Raises InvalidArgumentError, IndexModelError, IndexWriteError.
+        """
+        from . import parquet
+
+        with self._lock, only_writer(self.path):
+            return parquet.load(self._store, parquet.read(os.fsdecode(folder), self.model.fingerprint, self.model.dim))
+
     def remove(self, documents: Iterable[str]) -> int:
         """Remove documents by their paths or ids; returns how many there were."""
         with self._lock, only_writer(self.path):
