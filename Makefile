@@ -31,6 +31,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m bench.embedded --json $(RESULTS)/embedded.json
 	$(BIN)/python -m bench.engines --threads $(THREADS) --json $(RESULTS)/engines.json
 	$(BIN)/python -m bench.family --threads $(THREADS) --json $(RESULTS)/family.json
+	test ! -d $(DATA) || $(BIN)/python -m bench.search --data $(DATA) --json $(RESULTS)/search.json
 	$(BIN)/python -m bench.readme
 
 # The C library of this machine, and the example programs beside it.

@@ -3,8 +3,8 @@
     python -m bench.readme            # rewrite the section, draw bench/results/LEVEL/speed.png
     python -m bench.readme --check    # exit status 1 if the section is not what the results give
 
-`make bench` makes the results: peers, texts, stages, tokenize, startup, embedded, engines and family, any of which may be missing. Nothing
-between the two markers in README.md is typed by hand.
+`make bench` makes the results: peers, texts, stages, tokenize, startup, embedded, engines, family and search, any of which may be
+missing. Nothing between the two markers in README.md is typed by hand.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from bench.artefacts import REPOSITORY
 from bench.common import render_table, three_digits, write_text
 from bench.compare import RATIOS, SHARE, means, percent, thread_counts, threads_in_words, title
 from bench.family import family_table
+from bench.search_section import search_section
 from bench.startup import LABELS
 from bench.systems import OURS, SYSTEMS
 from tinybert_rt.isa.levels import LEVELS
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-BENCHMARKS = ("peers", "texts", "stages", "tokenize", "startup", "embedded", "engines", "family")
+BENCHMARKS = ("peers", "texts", "stages", "tokenize", "startup", "embedded", "engines", "family", "search")
 PACKAGES = ("tinybert-rt", "onnxruntime", "openvino", "ctranslate2", "tokenizers")
 INT8_PEERS = tuple(name for name in SYSTEMS if name != OURS and "int8" in name)
 BEST_PEER, ORT = RATIOS
@@ -92,6 +93,7 @@ def section(results: dict[str, dict[str, Result]], folder: str) -> str:
         "embedded": _embedded,
         "engines": _engines,
         "family": _family,
+        "search": lambda found: search_section(found, _prose),
     }
     parts = []
     for level, found in results.items():

@@ -168,7 +168,30 @@ def made_up_results() -> dict[str, Any]:
         "tokenize": head | {"cases": [sentence]},
         "startup": head | {"contestants": startup},
         "embedded": head | {"cells": [embedded]},
+        "search": head | made_up_search(),
         "engines": head | {"cells": [{"native_over_jit": {"median": ratio}} for ratio in (1.02, 0.98)], "geometric_mean": 1.0},
+    }
+
+
+def made_up_search() -> dict[str, Any]:
+    ratio = {"median": 0.9}
+    speed = {
+        "passages_per_s": {"index": 100.0},
+        "share_of_encoder": ratio,
+        "plain_over_ours": {"median": 2.5},
+        "careful_over_ours": {"median": 2},
+    }
+    times = {"p50_ms": 30.0, "p99_ms": 40.0, "first_ms": 300.0, "recall10": 0.99}
+    quality = {"vectors": 0.64, "words": 0.66, "hybrid": 0.7, "transformers float32": 0.65}
+    return {
+        "scifact": {"documents": 10, "passages": 20, "queries": 5, "ndcg10": quality},
+        "indexing": {"passages": 3000, "passages_per_s": {"index": 100.0}, **ratios},
+        "scan": {
+            "vectors": 100,
+            "queries": 7,
+            "threads": 2,
+            "int8, 100": {"p50_ms": 30.0, "p99_ms": 40.0, "first_ms": 300.0, "recall10": 0.99},
+        },
     }
 
 
@@ -209,6 +232,8 @@ def test_the_readme_section_has_one_row_per_cell_and_all_numbers_of_threads(proj
     assert "a sentence of 21 tokens in 2.50 µs (10.0 times less)" in text
     assert "tinybert_rt 0.190 s and 60 MB" in text
     assert "4.00 ms and 6.50 MB with 1 thread. Two of them share 12.8 of the 13.0 MB" in " ".join(text.split())
+    assert "100 passages a second, 90 % of the encoder's speed alone" in " ".join(text.split())
+    assert "| int8, 100 |   30.0 |   40.0 |      300 |                0.990 |" in text
     assert "in 2 cells: 0.980 to 1.02, geometric mean 1.00" in " ".join(text.split())
 
 
