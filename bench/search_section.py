@@ -34,9 +34,10 @@ def _speed(found: Result, settings: Result, prose: Callable[[str], str]) -> list
     rate, share = three_digits(found["passages_per_s"]["index"]), percent(found["share_of_encoder"]["median"])
     plain, careful = (three_digits(found[name]["median"]) for name in ("plain_over_ours", "careful_over_ours"))
     sentences = [
-        f"Files to a finished index, {found['passages']:,} passages of Wikipedia, {threads_in_words(settings['threads'])}: {rate} passages a",
-        f"second, {share} of the encoder's speed alone. ONNX Runtime int8 writing into the same tables takes {plain} times as long in batches of 256",
-        f"in order, {careful} times in sorted batches of 32.",
+        f"Files to a finished index, {found['passages']:,} passages of Wikipedia, {threads_in_words(settings['threads'])}:",
+        f"{rate} passages a second, {share} of the encoder's speed alone.",
+        f"ONNX Runtime int8 writing into the same tables takes {plain} times as long in batches of 256 in order,",
+        f"{careful} times in sorted batches of 32.",
     ]
     return [prose(" ".join(sentences))]
 

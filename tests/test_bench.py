@@ -174,24 +174,13 @@ def made_up_results() -> dict[str, Any]:
 
 
 def made_up_search() -> dict[str, Any]:
-    ratio = {"median": 0.9}
-    speed = {
-        "passages_per_s": {"index": 100.0},
-        "share_of_encoder": ratio,
-        "plain_over_ours": {"median": 2.5},
-        "careful_over_ours": {"median": 2},
-    }
+    ratios = {name: {"median": value} for name, value in (("share_of_encoder", 0.9), ("plain_over_ours", 2.5), ("careful_over_ours", 2.0))}
     times = {"p50_ms": 30.0, "p99_ms": 40.0, "first_ms": 300.0, "recall10": 0.99}
     quality = {"vectors": 0.64, "words": 0.66, "hybrid": 0.7, "transformers float32": 0.65}
     return {
         "scifact": {"documents": 10, "passages": 20, "queries": 5, "ndcg10": quality},
         "indexing": {"passages": 3000, "passages_per_s": {"index": 100.0}, **ratios},
-        "scan": {
-            "vectors": 100,
-            "queries": 7,
-            "threads": 2,
-            "int8, 100": {"p50_ms": 30.0, "p99_ms": 40.0, "first_ms": 300.0, "recall10": 0.99},
-        },
+        "scan": {"vectors": 100, "queries": 7, "threads": 2, "int8, 100": times},
     }
 
 
