@@ -23,7 +23,7 @@ import transformers
 
 from . import checkpoints, command, corpus, models, objectives, pretrain_report, vocabulary
 from .devices import Place, autocast, first_alone, moved
-from .encoders import CONFIGS, Shape, can_pack, make_config
+from .encoders import CONFIGS, Shape, begin_with_sinusoids, can_pack, make_config
 from .masking import Vocabulary, vocabulary_of
 from .packing import PackedBatches, Pairs
 from .settings import SettingsError
@@ -167,6 +167,8 @@ def make_objective(settings: Settings, pieces: int, table: Vocabulary) -> Any:
         config = make_config(settings.model, pieces, table)
     torch.manual_seed(settings.training.seed)
     model = objectives.make_model(wanted.kind, config, settings.model.init)
+    if settings.model.positions == "sinusoidal":
+        begin_with_sinusoids(model)
     if wanted.kind != "rtd":
         return objectives.MaskedObjective(model)
     size = wanted.generator_size or (0.25 if config.model_type == "electra" else 0.5)
