@@ -74,6 +74,29 @@ def first_alone(work: Callable[[], T], place: Place) -> T:
     return made
 
 
+class _Gather(torch.autograd.Function):  # type: ignore[misc]
+    """The rows of all processes, whose gradient is the sum of what all of them have for one's own."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
+        found = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(found, rows.contiguous())
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(gradient)
+        return gradient.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
+
+
+def of_all_processes(rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The rows of all processes, as many of each, in their order, and where one's own begin; with a gradient for each."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return rows, 0
+    return _Gather.apply(rows), len(rows) * torch.distributed.get_rank()
+
+
 def moved(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """A batch with its tensors on a device; what is no tensor stays."""
     return {name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}

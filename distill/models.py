@@ -73,6 +73,12 @@ def longest(model: Any) -> int:
     return int(config.max_position_embeddings) - begin
 
 
+def check_length(model: Any, max_tokens: int, where: str) -> None:
+    """Raise SettingsError if a model has fewer positions than a setting, `where`, says."""
+    if max_tokens > longest(model):
+        raise SettingsError(f"{where} is {max_tokens}; the model has {longest(model)} positions")
+
+
 def dropout(probability: float | None) -> dict[str, float]:
     """The settings of `config.json` for a dropout of hidden states and attention; none for None."""
     if probability is None:

@@ -126,8 +126,7 @@ def run(settings: Settings, root: Path, place: Place, *, dry: bool = False) -> d
     objective = make_objective(settings, len(tokenizer), table)
     model = objective.exported()
     models.check_vocabulary(model, tokenizer, settings.model.init or settings.tokenizer.path or settings.out)
-    if settings.objective.max_tokens > models.longest(model):
-        raise SettingsError(f"objective.max_tokens is {settings.objective.max_tokens}; the model has {models.longest(model)} positions")
+    models.check_length(model, settings.objective.max_tokens, "objective.max_tokens")
     batches = make_batches(settings, train_text, table, model.config, settings.training.batch_size, settings.training.seed)
     evaluate = make_evaluation(settings, objective, valid_text, table, place)
     outcome = train(

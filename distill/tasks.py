@@ -23,7 +23,7 @@ from tools import metrics
 from tools.rows import DataError, column, iob1_to_iob2, read_conll, read_table
 
 from .batches import Collate, Feature, collate, in_order
-from .devices import moved
+from .devices import moved, of_all_processes
 from .settings import DistillError, SettingsError
 from .training import Batch
 
@@ -334,9 +334,14 @@ class Pairs(_Texts):
         return together
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """Cross entropy of the right text among those of the batch, cosine / 0.05 (Henderson et al. 2017, section 4)."""
+        """Cross entropy of the right text among those of the batch in all processes, cosine / 0.05 (Henderson et al. 2017, section 4).
+
+        Each accumulated part of a batch is one of its own.
+        """
         first, second = mean_vectors(model, batch).chunk(2)
-        return functional.cross_entropy(first @ second.T / self.temperature, torch.arange(len(first), device=first.device))
+        every, begin = of_all_processes(second)
+        right = torch.arange(begin, begin + len(first), device=first.device)
+        return functional.cross_entropy(first @ every.T / self.temperature, right)
 
     def outputs(self, model: torch.nn.Module, batch: Batch) -> list[Any]:
         first, second = mean_vectors(model, batch).cpu().numpy().reshape(2, len(batch["input_ids"]) // 2, -1)

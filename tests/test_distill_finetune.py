@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import distill_files
@@ -15,7 +18,9 @@ from models import write_checkpoint
 import tinybert_rt as tb
 from distill import finetune, models, runtime, tasks
 from distill.batches import ShuffledBatches, collate
+from distill.training import read_log
 
+ROOT = Path(__file__).resolve().parent.parent
 KINDS = {
     "classification": ('text = "sentence"\nmax_tokens = 32', distill_files.classification, 0.9),
     "tagging": ("max_tokens = 32", distill_files.tagging, 0.9),
@@ -101,6 +106,24 @@ def test_a_finished_run_is_not_trained_again(base: Path, tmp_path: Path) -> None
     assert (tmp_path / "run" / "model" / "config.json").exists()
 
 
+def test_two_processes_find_each_text_among_those_of_both(base: Path, tmp_path: Path) -> None:
+    """Which makes the loss that of one process with the whole batch; the encoder's pooler is in no loss."""
+    path = recipe(tmp_path, base, "pairs", steps=3)
+    same = ["--set", "training.log_every=1", "--set", "dropout=0.0"]
+    assert run(path, *same) == 0
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "distill.finetune"]
+    command = [sys.executable, *launcher, str(path), "--data", str(tmp_path), *same, "--set", f"out={tmp_path / 'two'}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "two" / "model.tbrt").exists()
+    one, two = ([line for line in read_log(tmp_path / name / "log.jsonl") if "loss" in line] for name in ("run", "two"))
+    assert len(one) == 3
+    for ours, theirs in zip(two, one, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-3)
+
+
 def test_a_dry_run_writes_nothing(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = recipe(tmp_path, base, "classification", steps=4)
     assert run(path, "--dry-run") == 0
@@ -116,6 +139,8 @@ BAD = {
     "too long": (["--set", "data.max_tokens=4096"], "data.max_tokens is 4096; the model has 96 positions"),
     "too few": (["--set", "training.batch_size=1000"], "batch_size is 1000, but there are only 64 examples"),
     "both": (["--set", "training.epochs=1"], "say either 'steps' or 'epochs'"),
+    "no step": (["--set", "training.steps=0"], "[training]: steps is 0; it must be above 0"),
+    "no average": (["--set", "training.beta2=1.0"], "[training]: beta2 is 1.0; it must be from 0 to below 1"),
 }
 
 
