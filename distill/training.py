@@ -181,7 +181,7 @@ def train(
             module = torch.nn.parallel.DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=unused)
         if training.compile:
             module = torch.compile(module)
-        peak, peak_source = peak_flops(place) if flops_per_token and place.first else (0.0, "")
+        peak, peak_source = peak_flops(place, training.precision) if flops_per_token and place.first else (0.0, "")
         if peak and not state.step:
             log.write({"peak_flops": peak, "peak_source": peak_source, "flops_per_token": flops_per_token, "device": _device_name(place)})
         trained = [each for each in objective.parameters() if each.requires_grad]
