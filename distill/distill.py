@@ -156,9 +156,7 @@ def run(settings: Settings, root: Path, place: Place, *, dry: bool = False) -> d
         if objective.outputs_of_teacher:
             _label(own, objective, together, stage, folder, place, settings.teacher)
         if aware:
-            from .fake_quantization import prepare
-
-            prepare(student)
+            models.prepare_int8(student, "the student")
         measure = None if masked else partial(tasks.evaluate, task, student, tokenizer, task.dev, place.device)
         title = f"{out.name}, stage {index + 1} of {len(settings.stages)}"
         outcome = train(objective, batches, stage.training, folder, settings, place, evaluate=measure, title=title)
@@ -177,7 +175,7 @@ def run(settings: Settings, root: Path, place: Place, *, dry: bool = False) -> d
 
 def _student(settings: Settings, task: tasks.Task, kind: Any, teacher: Any, tokenizer: Any) -> Any:
     head = {} if kind is transformers.AutoModelForMaskedLM else task.head_config()
-    head |= models.dropout(settings.dropout)
+    head |= models.dropout(settings.dropout, settings.student.checkpoint)
     if settings.student.checkpoint is not None:
         student = models.load_model(settings.student.checkpoint, kind, **head)
         models.check_vocabulary(student, tokenizer, settings.student.checkpoint)

@@ -64,13 +64,11 @@ def run(settings: Settings, root: Path, place: Place, *, dry: bool = False) -> d
     """Run the settings; returns the report, None in a process that is not the first or in a dry run. Raises DistillError."""
     task = tasks.make_task(settings.data, root)
     tokenizer = models.load_tokenizer(settings.model)
-    model = models.load_model(settings.model, task.auto, **task.head_config(), **models.dropout(settings.dropout))
+    model = models.load_model(settings.model, task.auto, **task.head_config(), **models.dropout(settings.dropout, settings.model))
     models.check_vocabulary(model, tokenizer, settings.model)
     models.check_length(model, settings.data.max_tokens, "data.max_tokens")
     if settings.quantization_aware:
-        from .fake_quantization import prepare
-
-        prepare(model)
+        models.prepare_int8(model, settings.model)
     features = task.features(task.train, tokenizer)
     batches = ShuffledBatches(features, settings.training.batch_size, task.collate(tokenizer), settings.training.seed)
     measure = partial(tasks.evaluate, task, model, tokenizer, task.dev, place.device)

@@ -8,16 +8,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import distill_files
 import numpy as np
 import pytest
 import torch
+import transformers
 from models import write_checkpoint
+from safetensors import SafetensorError
 
 import tinybert_rt as tb
 from distill import finetune, models, runtime, tasks
 from distill.batches import ShuffledBatches, collate
+from distill.settings import DistillError
 from distill.training import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -166,6 +170,91 @@ def test_a_tokenizer_with_more_pieces_than_rows_is_refused(base: Path, tmp_path:
     write_checkpoint(broken, hidden_size=32, intermediate_size=64, vocab_size=50)
     assert run(recipe(tmp_path, broken, "classification")) == 2
     assert "pieces, the model 50 rows: they do not fit" in capsys.readouterr().err
+
+
+def other_model(folder: Path, base: Path, kind: str) -> None:
+    """A checkpoint that fine-tuning meets difficulties with."""
+    tokenizer = models.load_tokenizer(str(base))
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 96}
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    if kind == "distilbert":
+        model = transformers.DistilBertModel(transformers.DistilBertConfig(dim=32, n_layers=1, n_heads=2, hidden_dim=64, **sizes))
+    elif kind == "deberta-v2":
+        model = transformers.DebertaV2Model(transformers.DebertaV2Config(**small, **sizes))
+    else:
+        model = models.load_model(str(base), transformers.AutoModelForSequenceClassification, num_labels=3)
+    models.write_checkpoint(folder, model, tokenizer)
+    if kind == "damaged":
+        (folder / "model.safetensors").write_bytes(b"no weights at all")
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "message"),
+    [
+        ("damaged", "", "cannot be loaded"),
+        ("three labels", "", "its weights do not have the shapes that this task needs"),
+        ("deberta-v2", "quantization_aware = true", "no fake quantization for models of type 'deberta-v2'"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_named(
+    kind: str, more: str, message: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other_model(tmp_path / "model", base, kind)
+    assert run(recipe(tmp_path, tmp_path / "model", "classification", steps=2, more=more)) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("python -m distill.finetune: error: ")
+    assert message in last
+
+
+def test_dropout_is_set_under_the_names_of_the_architecture(base: Path, tmp_path: Path) -> None:
+    other_model(tmp_path / "model", base, "distilbert")
+    found = models.load_model(str(tmp_path / "model"), **models.dropout(0.25, str(tmp_path / "model")))
+    assert {module.p for module in found.modules() if isinstance(module, torch.nn.Dropout)} == {0.25}
+    found = models.load_model(str(base), **models.dropout(0.25, str(base)))
+    assert {module.p for module in found.modules() if isinstance(module, torch.nn.Dropout)} == {0.25}
+
+
+@pytest.mark.parametrize("label", ["much", "nan"])
+def test_a_label_that_is_no_number_is_named(label: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = recipe(tmp_path, base, "regression")
+    with (tmp_path / "train.tsv").open("a", encoding="utf-8") as file:
+        file.write(f"a\tb\t{label}\n")
+    assert run(path) == 2
+    assert f"train.tsv: row 49: '{label}' is no number" in capsys.readouterr().err
+
+
+def test_a_checkpoint_on_a_full_disk_is_one_clear_error(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, model = models.load_tokenizer(str(base)), models.load_model(str(base))
+    models.write_checkpoint(tmp_path / "model", model, tokenizer)
+    before = sorted((each.name, each.stat().st_size) for each in (tmp_path / "model").iterdir())
+
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(model, "save_pretrained", full)
+    with pytest.raises(DistillError, match=r"model: cannot be written: .*No space left on device"):
+        models.write_checkpoint(tmp_path / "model", model, tokenizer)
+    assert sorted((each.name, each.stat().st_size) for each in (tmp_path / "model").iterdir()) == before
+    assert [each.name for each in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_word_without_tokens_leaves_the_others_their_tags(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.conll").write_text("the O\n\u00ad O\ncat B-X\nmat I-X\n", encoding="utf-8")
+    task = tasks.make_task(tasks.Data(kind="tagging", train=("t.conll",), dev="t.conll"), tmp_path)
+    features = task.features(task.dev, models.load_tokenizer(str(base)))
+    right = [np.array([label for label in features[0]["labels"] if label >= 0])]
+    assert len(right[0]) == 3
+    assert task.measure(right, task.dev, features)["f1"] == 1
+
+
+def test_a_long_question_is_cut(base: Path, tmp_path: Path) -> None:
+    train, dev = distill_files.questions(tmp_path)
+    task = tasks.make_task(tasks.Data(kind="answers", train=(train,), dev=dev, max_tokens=24, stride=128), tmp_path)
+    tokenizer = models.load_tokenizer(str(base))
+    long = [each._replace(text="the small cat " * 20) for each in task.dev]
+    for each in task.features(long, tokenizer):
+        assert len(each["input_ids"]) <= 24
+        assert tokenizer.decode(each["input_ids"]).startswith("[CLS] the small cat the small cat [SEP]")
 
 
 @pytest.mark.parametrize("unanswerable", [False, True])
