@@ -176,11 +176,11 @@ def run(settings: Settings, root: Path, place: Place, *, dry: bool = False) -> d
 def _student(settings: Settings, task: tasks.Task, kind: Any, teacher: Any, tokenizer: Any) -> Any:
     head = {} if kind is transformers.AutoModelForMaskedLM else task.head_config()
     head |= models.dropout(settings.dropout, settings.student.checkpoint)
+    torch.manual_seed(settings.stages[0].training.seed)
     if settings.student.checkpoint is not None:
         student = models.load_model(settings.student.checkpoint, kind, **head)
         models.check_vocabulary(student, tokenizer, settings.student.checkpoint)
         return student
-    torch.manual_seed(settings.stages[0].training.seed)
     rows = task.train or task.dev
     sample = task.features(rows[: _SAMPLES * 8 : 8] if len(rows) >= _SAMPLES * 8 else rows[:_SAMPLES], tokenizer)
     batches = [batch for _, batch in in_order(sample, _SAMPLES, task.collate(tokenizer))]
