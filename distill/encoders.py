@@ -190,7 +190,8 @@ def masked_logits(model: Any, states: torch.Tensor) -> torch.Tensor:
 
 def flops_per_token(model: Any, width: int, masked: float) -> float:
     """FLOP of forward and backward pass for a token: 6 for each weight of a product, 12 × width × hidden_size for a layer's attention
-    (Kaplan et al. 2020, table 1), and the vocabulary's product for the share of tokens that are masked.
+    (Chowdhery et al. 2022, appendix B), and the vocabulary's product for the share of tokens that are masked. Products of relative
+    positions, of an embedding projection and of the heads of pairs are not counted.
 
     Args:
         width: tokens of a row.

@@ -32,6 +32,7 @@ def evaluate(model: str, data: tasks.Data, root: Path, tokenizer: str | None = N
             raise SettingsError(f"{beside}: there is no such directory of a tokenizer: say --tokenizer")
         return runtime.evaluate(task, model, task.dev, models.load_tokenizer(beside))
     loaded = models.load_model(model, task.auto)
+    models.check_length(loaded, data.max_tokens, "data.max_tokens")
     names = loaded.config.id2label
     if task.labels and [names[index] for index in sorted(names)] != task.labels:
         raise SettingsError(f"{model}: its labels are {list(names.values())}, those of the data {task.labels}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from .folders import whole_folder
 from .settings import DistillError, SettingsError
@@ -49,7 +50,9 @@ def load_model(name: str, kind: Any = transformers.AutoModel, **changed: Any) ->
     try:
         with quiet():
             return kind.from_pretrained(find_checkpoint(name), dtype=torch.float32, **changed).eval()
-    except (OSError, ValueError) as error:
+    except RuntimeError as error:  # transformers has said which on standard error
+        raise SettingsError(f"{name}: its weights do not have the shapes that this task needs: {first_line(error)}") from None
+    except (OSError, ValueError, SafetensorError) as error:
         raise SettingsError(f"{name}: cannot be loaded: {first_line(error)}") from None
 
 
@@ -73,11 +76,37 @@ def longest(model: Any) -> int:
     return int(config.max_position_embeddings) - begin
 
 
-def dropout(probability: float | None) -> dict[str, float]:
-    """The settings of `config.json` for a dropout of hidden states and attention; none for None."""
+def check_length(model: Any, max_tokens: int, where: str) -> None:
+    """Raise SettingsError if a model has fewer positions than a setting, `where`, says."""
+    if max_tokens > longest(model):
+        raise SettingsError(f"{where} is {max_tokens}; the model has {longest(model)} positions")
+
+
+def dropout(probability: float | None, checkpoint: str | None = None) -> dict[str, float]:
+    """The settings of a checkpoint's config.json (None: of BERT's) for a dropout of hidden states and attention; none for None."""
     if probability is None:
         return {}
-    return {"hidden_dropout_prob": probability, "attention_probs_dropout_prob": probability}
+    kind = "bert" if checkpoint is None else load_config(checkpoint).model_type
+    names = ("dropout", "attention_dropout") if kind == "distilbert" else ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    return dict.fromkeys(names, probability)
+
+
+def load_config(name: str) -> Any:
+    """The configuration of a checkpoint. Raises SettingsError."""
+    try:
+        return transformers.AutoConfig.from_pretrained(find_checkpoint(name))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{name}: cannot be loaded: {first_line(error)}") from None
+
+
+def prepare_int8(model: Any, name: str) -> None:
+    """Fake quantization for a model that was asked for by `name`, see `fake_quantization.prepare`. Raises SettingsError."""
+    from .fake_quantization import prepare
+
+    try:
+        prepare(model)
+    except ValueError as error:
+        raise SettingsError(f"quantization_aware: {name}: {error}") from None
 
 
 def check_vocabulary(model: Any, tokenizer: Any, where: str) -> None:
@@ -100,8 +129,11 @@ def write_checkpoint(folder: str | Path, model: Any, tokenizer: Any, *, pooling:
     folder = Path(folder)
     limit = min(max_tokens or longest(model), tokenizer.model_max_length)
     with whole_folder(folder) as made:
-        with quiet():
-            model.save_pretrained(made)
+        try:
+            with quiet():
+                model.save_pretrained(made)
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
         tokenizer.save_pretrained(made)
         if pooling:
             _write_sentence_files(made, model.config.hidden_size, limit)

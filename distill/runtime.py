@@ -18,7 +18,13 @@ from .tasks import Task
 def evaluate(task: Task, path: str | Path, rows: Sequence[Any], tokenizer: Any) -> dict[str, float]:
     """The task's numbers for a `.tbrt` file, from the same token ids as PyTorch gets. Raises DistillError."""
     features = task.features(rows, tokenizer)
-    found = outputs(task, load(path), features)
+    model = load(path)
+    if task.labels and model.labels != task.labels:
+        raise DistillError(f"{path}: its labels are {model.labels}, those of the data {task.labels}")
+    try:
+        found = outputs(task, model, features)
+    except tb.TinyBertError as error:
+        raise DistillError(f"{path}: {error}") from None
     numbers = task.measure(found, rows, features)
     return {**numbers, "score": numbers[task.main_metric]}
 

@@ -21,9 +21,10 @@ from torch.nn import functional
 
 from tools import metrics
 from tools.rows import DataError, column, iob1_to_iob2, read_conll, read_table
+from tools.vector_tasks import numbers as finite_numbers
 
 from .batches import Collate, Feature, collate, in_order
-from .devices import moved
+from .devices import moved, of_all_processes
 from .settings import DistillError, SettingsError
 from .training import Batch
 
@@ -153,11 +154,16 @@ def evaluate(
 class _Texts(Task):
     """Tasks over a table with a text or two in each row."""
 
+    of_numbers = False
+    """whether labels are numbers"""
+
     def read(self, path: Path) -> list[dict[str, str]]:
         rows = read_table(path)
         for name in (self.data.text, self.data.pair, self.data.label if self.needs_label() else None):
             if name is not None:
                 column(path, rows, name)
+        if self.of_numbers:
+            finite_numbers(path, column(path, rows, self.data.label))
         return rows
 
     def needs_label(self) -> bool:
@@ -176,11 +182,8 @@ class _Texts(Task):
         return [dict(zip(names, values, strict=True)) for values in zip(*(encoded[name] for name in names), strict=True)]
 
     def numbers(self, rows: Sequence[Mapping[str, str]]) -> list[float]:
-        """The label column as numbers. Raises DistillError."""
-        try:
-            return [float(row[self.data.label]) for row in rows]
-        except ValueError as error:
-            raise DistillError(f"column {self.data.label!r}: {error}") from None
+        """The label column as numbers."""
+        return [float(row[self.data.label]) for row in rows]
 
 
 class Classification(_Texts):
@@ -211,6 +214,7 @@ class Regression(_Texts):
 
     auto = transformers.AutoModelForSequenceClassification
     main_metric = "spearman"
+    of_numbers = True
 
     def head_config(self) -> dict[str, Any]:
         return {"num_labels": 1, "problem_type": "regression"}
@@ -247,7 +251,8 @@ class Tagging(Task):
             first = [place is not None and place != before for place, before in zip(places, [None, *places], strict=False)]
             labels = [ids.get(tags[place], 0) if begins else -100 for place, begins in zip(places, first, strict=True)]
             feature = {name: encoded[name][index] for name in ("input_ids", "token_type_ids") if name in encoded}
-            made.append({**feature, "labels": labels})
+            tagged = tuple(place for place, begins in zip(places, first, strict=True) if begins)
+            made.append({**feature, "labels": labels, "words": tagged})
         return made
 
     def outputs(self, model: torch.nn.Module, batch: Batch) -> list[Any]:
@@ -257,9 +262,11 @@ class Tagging(Task):
 
     def measure(self, logits: Sequence[Any], rows: Sequence[Any], features: Sequence[Feature]) -> dict[str, float]:
         predicted = []
-        for found, (words, _) in zip(logits, rows, strict=True):
-            tags = [self.labels[index] for index in found]
-            predicted.append(tags + [self.labels[0]] * (len(words) - len(tags)))  # words that were cut off
+        for found, feature, (words, _) in zip(logits, features, rows, strict=True):
+            tags = [self.labels[0]] * len(words)  # of words that were cut off or have no token
+            for place, index in zip(feature["words"], found, strict=True):
+                tags[place] = self.labels[index]
+            predicted.append(tags)
         numbers = metrics.tagging_metrics(predicted, [tags for _, tags in rows])
         return {**numbers, "score": numbers.get("f1", numbers["accuracy"])}
 
@@ -334,9 +341,14 @@ class Pairs(_Texts):
         return together
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """Cross entropy of the right text among those of the batch, cosine / 0.05 (Henderson et al. 2017, section 4)."""
+        """Cross entropy of the right text among those of the batch in all processes, cosine / 0.05 (Henderson et al. 2017, section 4).
+
+        Each accumulated part of a batch is one of its own.
+        """
         first, second = mean_vectors(model, batch).chunk(2)
-        return functional.cross_entropy(first @ second.T / self.temperature, torch.arange(len(first), device=first.device))
+        every, begin = of_all_processes(second)
+        right = torch.arange(begin, begin + len(first), device=first.device)
+        return functional.cross_entropy(first @ every.T / self.temperature, right)
 
     def outputs(self, model: torch.nn.Module, batch: Batch) -> list[Any]:
         first, second = mean_vectors(model, batch).cpu().numpy().reshape(2, len(batch["input_ids"]) // 2, -1)
@@ -351,6 +363,7 @@ class Similarity(Pairs):
     """Sentence vectors from scores: the cosine of two texts is to be their score, scaled to 0…1."""
 
     main_metric = "spearman"
+    of_numbers = True
 
     def needs_label(self) -> bool:
         return True

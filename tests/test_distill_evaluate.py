@@ -25,6 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = models.load_model(str(made / "base"), transformers.AutoModelForSequenceClassification, **labels)
         models.write_checkpoint(made / name, model, tokenizer)
     models.export(made / "model", made / "model.tbrt", dtype="f32")
+    models.export(made / "base", made / "headless.tbrt", pooling="mean", normalize=True)
     train, dev = distill_files.classification(made)
     data = f'[data]\nkind = "classification"\ntrain = ["{train}"]\ndev = "{dev}"\ntext = "sentence"\nmax_tokens = 32\n'
     distill_files.settings(made / "settings.toml", f"{data}[training]\nlearning_rate = 1\n")
@@ -49,6 +50,8 @@ def test_a_checkpoint_and_its_file_have_the_same_numbers(folder: Path, tmp_path:
         ("other", [], "its labels are ['LABEL_0', 'LABEL_1'], those of the data ['bad', 'good']"),
         ("model.tbrt", ["--tokenizer", "nowhere"], "nowhere: there is no such directory of a tokenizer"),
         ("missing.tbrt", [], "missing.tbrt"),
+        ("headless.tbrt", [], "headless.tbrt: its labels are [], those of the data ['bad', 'good']"),
+        ("model", ["--set", "data.max_tokens=400"], "data.max_tokens is 400; the model has 96 positions"),
         ("model", ["--set", "data.dev=nothing.tsv"], "nothing.tsv: there is no such file"),
         ("model", ["--set", "data.devv=x"], "unknown key 'devv'; did you mean 'dev'?"),
     ],

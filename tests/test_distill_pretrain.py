@@ -22,6 +22,7 @@ from pretraining import WORDS, recipe, tokenizer, tokens, write_texts  # noqa: E
 
 import tinybert_rt as tb  # noqa: E402
 from distill import pretrain  # noqa: E402
+from distill.devices import stated_peak  # noqa: E402
 from distill.encoders import ARCHITECTURES, Shape, hidden_states, make_config, masked_logits  # noqa: E402
 from distill.masking import IGNORED  # noqa: E402
 from distill.objectives import MaskedObjective, ReplacedTokenObjective, make_model, masked_loss, sample  # noqa: E402
@@ -374,6 +375,34 @@ def test_a_run_does_not_go_on_with_other_text(tmp_path: Path, capsys: pytest.Cap
     assert run(path) == 2
     assert "the run was begun with other text or another tokenizer: name another 'out', or remove it" in capsys.readouterr().err
     assert sorted((each, each.stat().st_size) for each in (tmp_path / "out").rglob("*")) == before
+
+
+def test_flops_are_those_that_pytorch_counts() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    objective, batch = make("bert")
+    rows, width = batch["input_ids"].shape
+    objective.model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        objective(batch)["loss"].backward()
+    rate = len(batch["places"]) / (rows * width)
+    assert objective.flops_per_token(width, rate) * rows * width == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_the_share_of_the_peak_is_that_of_the_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distill.training.peak_flops", lambda place, precision: (1e8, f"a made-up peak in {precision}"))
+    assert run(write_recipe(tmp_path, steps=2, precision="float32")) == 0
+    first, *lines = map(json.loads, (tmp_path / "out" / "log.jsonl").read_text().splitlines())
+    assert first["peak_source"] == "a made-up peak in float32"
+    for line in lines:
+        if "mfu" in line:
+            assert line["mfu"] == pytest.approx(line["tokens_per_second"] * first["flops_per_token"] / 1e8, rel=1e-3)
+
+
+def test_a_gpu_has_the_peak_of_its_own_name() -> None:
+    assert stated_peak("NVIDIA H100 80GB HBM3") == 989e12
+    assert stated_peak("NVIDIA A10") == 125e12
+    assert [stated_peak(name) for name in ("NVIDIA A10G", "NVIDIA L40", "NVIDIA GH200 480GB")] == [None] * 3
 
 
 def test_logits_are_those_of_the_whole_head() -> None:
