@@ -130,7 +130,9 @@ def begin_with_sinusoids(model: torch.nn.Module) -> None:
     A token's neighbours then differ from it by the same rotation everywhere, which attention learns much sooner than one position at a
     time. The table is trained like any other. Raises SettingsError for a model without one.
     """
-    tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding)]
+    tables = [
+        module for name, module in model.named_modules() if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding)
+    ]
     if not tables:
         raise SettingsError("model.positions: this architecture has no table of positions: leave it out")
     for table in tables:

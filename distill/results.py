@@ -22,6 +22,8 @@ from .settings import DistillError
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- distill:begin -->", "<!-- distill:end -->"
+GOALS = {"sst2-minilm": 0.91, "sst2-4x312": 0.885, "sst2-2x128": 0.845, "sst2-2x128-qat": 0.845, "sentences": 0.78, "pretrain-tiny": 6.0}
+"""what a recipe is meant to reach: a score, or the loss of masked tokens, in nats"""
 _PYTORCH, _INT8 = "PyTorch, float32", "runtime, int8"
 
 
@@ -47,20 +49,27 @@ def _without_places(value: Any) -> Any:
 
 
 def section(folder: Path) -> str:
-    """The table of all reports in a folder, by name."""
+    """The tables of all reports in a folder, by name."""
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     if not reports:
         return "There are no results yet."
-    table = [["recipe", "parameters", "file", "measured on", "metric", "float32", "int8", "trained"]]
-    table += [_row(each) for each in reports]
-    lines = report.rows(table)
+    measured = [each for each in reports if "scores" in each]
+    pretrained = [each for each in reports if "objective" in each]
+    lines: list[str] = []
+    if measured:
+        head = ["recipe", "parameters", "file", "measured on", "metric", "float32", "int8", "goal", "trained"]
+        lines += [*report.rows([head, *map(_row, measured)]), ""]
+    if pretrained:
+        head = ["pretraining", "parameters", "pieces", "loss", "of frequencies alone", "goal", "tokens", "tokens/s", "MFU", "trained"]
+        lines += [*report.rows([head, *map(_pretraining_row, pretrained)]), ""]
     hardware = sorted({each["hardware"] for each in reports})
-    return "\n".join([*lines, "", f"Trained on: {'; '.join(hardware)}. Times are of a machine that did other work beside."])
+    return "\n".join([*lines, f"Trained on: {'; '.join(hardware)}. Times are of a machine that did other work beside."])
 
 
 def _row(found: Mapping[str, Any]) -> list[str]:
     exact = found["scores"][_PYTORCH]
     metric = next(name for name, value in exact.items() if name != "score" and value == exact["score"])
+    goal = GOALS.get(found["name"])
     return [
         found["name"],
         f"{found['parameters']:,}",
@@ -69,8 +78,30 @@ def _row(found: Mapping[str, Any]) -> list[str]:
         metric,
         f"{exact['score']:.4f}",
         f"{found['scores'][_INT8]['score']:.4f}" if _INT8 in found["scores"] else "",
-        f"{found['seconds'] / 60:.0f} min" + ("" if found["finished"] else ", stopped by its budget"),
+        "" if goal is None else f"{goal}{'' if exact['score'] >= goal else ', not reached'}",
+        _minutes(found),
     ]
+
+
+def _pretraining_row(found: Mapping[str, Any]) -> list[str]:
+    loss = (found["validation"] or found["training"])["loss"]
+    goal = GOALS.get(found["name"])
+    return [
+        found["name"],
+        f"{found['parameters']:,}",
+        f"{found['settings']['tokenizer']['vocab_size']:,}",
+        f"{loss:.3f}",
+        f"{found['corpus']['unigram_entropy']:.3f}",
+        "" if goal is None else f"below {goal}{'' if loss < goal else ', not reached'}",
+        f"{found['tokens']:,}",
+        f"{found['tokens_per_second']:,}",
+        "" if found["mfu"] is None else f"{found['mfu']:.0%}",
+        _minutes(found),
+    ]
+
+
+def _minutes(found: Mapping[str, Any]) -> str:
+    return f"{found['seconds'] / 60:.0f} min" + ("" if found["finished"] else ", stopped by its budget")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,10 +23,11 @@ from pretraining import WORDS, recipe, tokenizer, tokens, write_texts  # noqa: E
 import tinybert_rt as tb  # noqa: E402
 from distill import pretrain  # noqa: E402
 from distill.devices import stated_peak  # noqa: E402
-from distill.encoders import ARCHITECTURES, Shape, hidden_states, make_config, masked_logits  # noqa: E402
+from distill.encoders import ARCHITECTURES, Shape, begin_with_sinusoids, hidden_states, make_config, masked_logits  # noqa: E402
 from distill.masking import IGNORED  # noqa: E402
 from distill.objectives import MaskedObjective, ReplacedTokenObjective, make_model, masked_loss, sample  # noqa: E402
 from distill.packing import PackedBatches  # noqa: E402
+from distill.pretrain_report import unigram_entropy  # noqa: E402
 from distill.settings import SettingsError  # noqa: E402
 from distill.training import Batch  # noqa: E402
 
@@ -58,6 +59,32 @@ def make(architecture: str, kind: str = "mlm", **changed: Any) -> tuple[Any, Bat
     batches = PackedBatches(text, vocabulary, width=32, batch_size=8, rate=0.15, pairs=PAIRS.get(kind, "none"), always_mask=kind == "rtd")
     found = (batches.at(step, 0, 1) for step in range(batches.per_epoch()))
     return objective, max(found, key=lambda batch: int(batch["segments"].max(1).values.sum()))  # with the most examples in its rows
+
+
+@pytest.mark.parametrize("architecture", [name for name in KINDS if not name.startswith("deberta")])
+def test_positions_that_begin_as_sinusoids_differ_by_rotations(architecture: str) -> None:
+    """The dot product of two positions depends on their distance alone; the table is as large as a random one."""
+    objective, _ = make(architecture)
+    (table,) = (each.weight for name, each in objective.named_modules() if name.endswith("position_embeddings"))
+    spread = table.std()
+    begin_with_sinusoids(objective.model)
+    products = table @ table.T
+    for distance in range(5):
+        diagonal = products.diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=1e-4, atol=1e-6)
+    assert products.diagonal(0)[0] > products.diagonal(1)[0] > products.diagonal(3)[0]
+    torch.testing.assert_close(table.std(), spread, rtol=1e-4, atol=0)
+
+
+def test_an_architecture_without_positions_has_no_sinusoids() -> None:
+    with pytest.raises(SettingsError, match="no table of positions"):
+        begin_with_sinusoids(make("deberta")[0].model)
+    with pytest.raises(ValueError, match="leave out positions"):
+        Shape(init="x", positions="sinusoidal")
+
+
+def test_unigram_entropy_is_that_of_the_frequencies() -> None:
+    assert unigram_entropy(np.array([1, 1, 2, 3], np.uint16)) == pytest.approx(0.5 * np.log(2) + 0.5 * np.log(4))
 
 
 @pytest.mark.parametrize(("architecture", "kind"), OBJECTIVES)
