@@ -60,7 +60,7 @@ def section(folder: Path) -> str:
         head = ["recipe", "parameters", "file", "measured on", "metric", "float32", "int8", "goal", "trained"]
         lines += [*report.rows([head, *map(_row, measured)]), ""]
     if pretrained:
-        head = ["pretraining", "parameters", "pieces", "loss", "of frequencies alone", "goal", "tokens", "tokens/s", "MFU", "trained"]
+        head = ["pretraining", "parameters", "pieces", "loss", "of frequencies alone", "goal", "tokens", "tokens/s", "trained"]
         lines += [*report.rows([head, *map(_pretraining_row, pretrained)]), ""]
     hardware = sorted({each["hardware"] for each in reports})
     return "\n".join([*lines, f"Trained on: {'; '.join(hardware)}. Times are of a machine that did other work beside."])
@@ -95,7 +95,6 @@ def _pretraining_row(found: Mapping[str, Any]) -> list[str]:
         "" if goal is None else f"below {goal}{'' if loss < goal else ', not reached'}",
         f"{found['tokens']:,}",
         f"{found['tokens_per_second']:,}",
-        "" if found["mfu"] is None else f"{found['mfu']:.0%}",
         _minutes(found),
     ]
 
