@@ -44,6 +44,21 @@ class Batches(Protocol):
         """The `part`-th of `parts` equal shares of a step's batch; "tokens" counts what is no padding."""
 
 
+_ABOVE_ZERO = (
+    "learning_rate",
+    "steps",
+    "epochs",
+    "batch_size",
+    "accumulation",
+    "epsilon",
+    "clip_norm",
+    "log_every",
+    "checkpoint_every",
+    "evaluate_every",
+    "threads",
+)
+
+
 @dataclass(frozen=True)
 class Training:
     """How a model is trained."""
@@ -81,11 +96,17 @@ class Training:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("say either 'steps' or 'epochs'")
-        for name in ("learning_rate", "batch_size", "accumulation", "log_every", "checkpoint_every"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is {self.warmup}; it must be from 0 to below 1")
+        for name in _ABOVE_ZERO:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}; it must be above 0")
+        for name in ("weight_decay", "seed", "budget_minutes"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} is {value}; it must not be below 0")
+        for name in ("warmup", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to below 1")
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step from 0: linear warm-up, then to 0 at the last step as `schedule` says."""
