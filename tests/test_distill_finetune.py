@@ -136,6 +136,31 @@ def test_a_label_that_training_never_saw_is_named(base: Path, tmp_path: Path, ca
     assert "label 'fine' does not occur in the training data" in capsys.readouterr().err
 
 
+ROWS = {
+    "one label": ("classification", "train.tsv", "sentence\tother\tlabel\na\tb\tgood\n", "data.train has the label 'good' alone"),
+    "empty label": ("classification", "train.tsv", "sentence\tother\tlabel\na\tb\t\n", "train.tsv: row 1: the column 'label' is empty"),
+    "no number": ("regression", "train.tsv", "first\tsecond\tscore\na\tb\thigh\n", "train.tsv: row 1: 'high' is no number"),
+    "not finite": ("similarity", "dev.tsv", "first\tsecond\tscore\na\tb\tnan\n", "dev.tsv: row 1: 'nan' is no number"),
+    "no list": ("choice", "dev.jsonl", '{"text": "a", "endings": "b", "label": 0}\n', "dev.jsonl: row 1: 'endings' must be a JSON list"),
+    "no place": ("choice", "dev.jsonl", '{"text": "a", "endings": ["b"], "label": 1}\n', "dev.jsonl: row 1: 'endings' must be a JSON list"),
+    "ragged": (
+        "choice",
+        "dev.jsonl",
+        '{"text": "a", "endings": ["b"], "label": 0}\n{"text": "a", "endings": ["b", "c"], "label": 0}\n',
+        "dev.jsonl: rows have 1 and 2 choices",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_a_row_that_a_task_cannot_use_is_named(case: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kind, name, text, message = ROWS[case]
+    path = recipe(tmp_path, base, kind)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert run(path) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_tokenizer_with_more_pieces_than_rows_is_refused(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = tmp_path / "broken"
     write_checkpoint(broken, hidden_size=32, intermediate_size=64, vocab_size=50)
