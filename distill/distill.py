@@ -132,6 +132,7 @@ def run(settings: Settings, root: Path, place: Place, *, dry: bool = False) -> d
     for index, (stage, own) in enumerate(zip(settings.stages, features, strict=True)):
         aware = settings.quantization_aware and index == len(settings.stages) - 1
         folder = out / f"stage-{index + 1}"
+        torch.manual_seed(stage.training.seed)  # of projections, whatever ran before
         objective = Matching(student, teacher.to(place.device), stage, task, tokenizer)
         together = _collate(stage, task, tokenizer)
         batches = ShuffledBatches(own, stage.training.batch_size, together, stage.training.seed)
@@ -163,11 +164,11 @@ def run(settings: Settings, root: Path, place: Place, *, dry: bool = False) -> d
 def _student(settings: Settings, task: tasks.Task, kind: Any, teacher: Any, tokenizer: Any) -> Any:
     head = {} if kind is transformers.AutoModelForMaskedLM else task.head_config()
     head |= models.dropout(settings.dropout)
+    torch.manual_seed(settings.stages[0].training.seed)  # a new head is random
     if settings.student.checkpoint is not None:
         student = models.load_model(settings.student.checkpoint, kind, **head)
         models.check_vocabulary(student, tokenizer, settings.student.checkpoint)
         return student
-    torch.manual_seed(settings.stages[0].training.seed)
     rows = task.train or task.dev
     sample = task.features(rows[: _SAMPLES * 8 : 8] if len(rows) >= _SAMPLES * 8 else rows[:_SAMPLES], tokenizer)
     batches = [batch for _, batch in in_order(sample, _SAMPLES, task.collate(tokenizer))]

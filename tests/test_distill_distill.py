@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,16 @@ def test_a_student_may_begin_with_a_checkpoint(teachers: dict[str, Path], tmp_pa
     path = recipe(tmp_path, teachers["classifier"], stage("soft", steps=2), student=f'checkpoint = "{teachers["classifier"]}"')
     assert run(path) == 0
     assert losses(tmp_path / "run" / "stage-1")[0] < 0.7
+
+
+def test_a_second_stage_does_not_depend_on_how_the_first_one_ended(teachers: dict[str, Path], tmp_path: Path) -> None:
+    found = []
+    for _ in range(2):
+        path = recipe(tmp_path, teachers["classifier"], stage("tinybert-layers", steps=4) + stage("tinybert-layers", steps=4))
+        assert run(path) == 0
+        found.append(losses(tmp_path / "run" / "stage-2"))
+        shutil.rmtree(tmp_path / "run" / "stage-2")  # the first stage is finished, and is not run again
+    assert found[0] == found[1]
 
 
 def test_what_quantization_aware_training_measures_is_what_the_runtime_gives(teachers: dict[str, Path], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from models import write_checkpoint
 import tinybert_rt as tb
 from distill import finetune, models, runtime, tasks
 from distill.batches import ShuffledBatches, collate
+from distill.training import read_log
 
 KINDS = {
     "classification": ('text = "sentence"\nmax_tokens = 32', distill_files.classification, 0.9),
@@ -99,6 +100,15 @@ def test_a_finished_run_is_not_trained_again(base: Path, tmp_path: Path) -> None
     assert run(path) == 0
     assert (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8") == log
     assert (tmp_path / "run" / "model" / "config.json").exists()
+
+
+def test_the_seed_is_that_of_a_new_head_too(base: Path, tmp_path: Path) -> None:
+    logs = []
+    for _ in range(2):
+        assert run(recipe(tmp_path, base, "classification", steps=4)) == 0
+        logs.append([line["loss"] for line in read_log(tmp_path / "run" / "log.jsonl") if "loss" in line])
+        shutil.rmtree(tmp_path / "run")
+    assert logs[0] == logs[1]
 
 
 def test_a_dry_run_writes_nothing(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
