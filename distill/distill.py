@@ -122,7 +122,11 @@ def run(settings: Settings, root: Path, place: Place, *, dry: bool = False) -> d
         raise SettingsError(
             "method 'distilbert' trains a masked language model: make it a run of its own, and say student.checkpoint after it"
         )
-    teacher = models.load_model(settings.teacher, kind, **({} if masked else task.head_config()))
+    answers = any("soft" in stage.weights() for stage in settings.stages)
+    teacher = models.load_model(settings.teacher, kind, trained_head=answers, **({} if masked else task.head_config()))
+    if answers and not masked:
+        own = transformers.AutoConfig.from_pretrained(models.find_checkpoint(settings.teacher)).id2label
+        models.check_labels(settings.teacher, [own[index] for index in sorted(own)], task.labels)
     tokenizer = models.load_tokenizer(settings.teacher)
     models.check_vocabulary(teacher, tokenizer, settings.teacher)
     student = _student(settings, task, kind, teacher, tokenizer)

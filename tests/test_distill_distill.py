@@ -199,6 +199,19 @@ def test_bad_settings_are_one_clear_line(case: str, teachers: dict[str, Path], t
     assert error.count("\n") == 1
 
 
+def test_a_teacher_without_a_trained_head_or_with_other_labels_is_refused(
+    teachers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(recipe(tmp_path, teachers["encoder"], stage("soft"))) == 2
+    assert "encoder: has no trained head for this task" in capsys.readouterr().err
+    path = recipe(tmp_path, teachers["classifier"], stage("soft"))
+    for name in ("train.tsv", "dev.tsv"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        (tmp_path / name).write_text(text.replace("\tbad", "\tworse"), encoding="utf-8")  # behind "good"
+    assert run(path) == 2
+    assert "classifier: its labels are ['bad', 'good'], those of the data ['good', 'worse']" in capsys.readouterr().err
+
+
 def test_neighbours_are_the_nearest_words(teachers: dict[str, Path]) -> None:
     tokenizer = models.load_tokenizer(str(teachers["encoder"]))
     embeddings = models.load_model(str(teachers["encoder"])).get_input_embeddings().weight.detach()

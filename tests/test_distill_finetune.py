@@ -178,6 +178,15 @@ def test_a_tokenizer_with_more_pieces_than_rows_is_refused(base: Path, tmp_path:
     assert "pieces, the model 50 rows: they do not fit" in capsys.readouterr().err
 
 
+def test_a_directory_without_a_vocabulary_is_refused(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(base / name, bare / name)
+    assert run(recipe(tmp_path, bare, "classification")) == 2
+    assert "bare: the files of a tokenizer are missing" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("unanswerable", [False, True])
 def test_answers_are_found_in_windows(unanswerable: bool, base: Path, tmp_path: Path) -> None:
     """Scores that point at the right places give the right texts, whatever the windows."""
