@@ -235,7 +235,7 @@ def _labels_by_pytorch(features: list[Feature], objective: Matching, together: C
 
 def _labels_by_runtime(features: list[Feature], stage: Stage, folder: Path, teacher: str) -> np.ndarray:
     """float32 (features, labels or dim) by an int8 file of the teacher."""
-    path = models.export(models.find_checkpoint(teacher), folder / ".teacher.tbrt")
+    path = models.export(models.find_checkpoint(teacher), folder / ".teacher.tbrt", drop_unused_rows=True)
     try:
         model = runtime.load(path)
         parts = [features[begin : begin + _LABELLED_AT_ONCE] for begin in range(0, len(features), _LABELLED_AT_ONCE)]

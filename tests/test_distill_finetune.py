@@ -178,6 +178,15 @@ def test_a_tokenizer_with_more_pieces_than_rows_is_refused(base: Path, tmp_path:
     assert "pieces, the model 50 rows: they do not fit" in capsys.readouterr().err
 
 
+def test_embeddings_that_no_piece_refers_to_may_be_there(tmp_path: Path) -> None:
+    padded = tmp_path / "padded"
+    write_checkpoint(padded, hidden_size=32, intermediate_size=64, vocab_size=512)
+    assert run(recipe(tmp_path, padded, "classification", steps=2)) == 0
+    pieces = len(models.load_tokenizer(str(padded)))
+    assert pieces < 512
+    assert tb.load(tmp_path / "run" / "model.tbrt").info()["vocabulary"] == pieces
+
+
 def test_a_directory_without_a_vocabulary_is_refused(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
