@@ -132,7 +132,11 @@ def run(settings: Settings, root: Path, place: Place, *, dry: bool = False) -> d
         )
     if any(stage.method == "embedding" for stage in settings.stages) and not task.pooled:
         raise SettingsError(f"method 'embedding' needs data of kind 'similarity' or 'pairs', not {settings.data.kind!r}")
-    teacher = models.load_model(settings.teacher, kind, **({} if masked else task.head_config()))
+    answers = any("soft" in stage.weights() for stage in settings.stages)
+    teacher = models.load_model(settings.teacher, kind, trained_head=answers, **({} if masked else task.head_config()))
+    if answers and not masked:
+        own = models.load_config(settings.teacher).id2label
+        models.check_labels(settings.teacher, [own[index] for index in sorted(own)], task.labels)
     tokenizer = models.load_tokenizer(settings.teacher)
     models.check_vocabulary(teacher, tokenizer, settings.teacher)
     student = _student(settings, task, kind, teacher, tokenizer)
@@ -147,6 +151,7 @@ def run(settings: Settings, root: Path, place: Place, *, dry: bool = False) -> d
     for index, (stage, own) in enumerate(zip(settings.stages, features, strict=True)):
         aware = settings.quantization_aware and index == len(settings.stages) - 1
         folder = out / f"stage-{index + 1}"
+        torch.manual_seed(stage.training.seed)  # of projections, whatever ran before
         objective = Matching(student, teacher.to(place.device), stage, task, tokenizer)
         together = _collate(stage, task, tokenizer)
         batches = ShuffledBatches(own, stage.training.batch_size, together, stage.training.seed)
@@ -176,7 +181,7 @@ def run(settings: Settings, root: Path, place: Place, *, dry: bool = False) -> d
 def _student(settings: Settings, task: tasks.Task, kind: Any, teacher: Any, tokenizer: Any) -> Any:
     head = {} if kind is transformers.AutoModelForMaskedLM else task.head_config()
     head |= models.dropout(settings.dropout, settings.student.checkpoint)
-    torch.manual_seed(settings.stages[0].training.seed)
+    torch.manual_seed(settings.stages[0].training.seed)  # a new head is random
     if settings.student.checkpoint is not None:
         student = models.load_model(settings.student.checkpoint, kind, **head)
         models.check_vocabulary(student, tokenizer, settings.student.checkpoint)
@@ -246,7 +251,7 @@ def _labels_by_pytorch(features: list[Feature], objective: Matching, together: C
 
 def _labels_by_runtime(features: list[Feature], stage: Stage, folder: Path, teacher: str) -> np.ndarray:
     """float32 (features, labels or dim) by an int8 file of the teacher."""
-    path = models.export(models.find_checkpoint(teacher), folder / ".teacher.tbrt")
+    path = models.export(models.find_checkpoint(teacher), folder / ".teacher.tbrt", drop_unused_rows=True)
     try:
         model = runtime.load(path)
         parts = [features[begin : begin + _LABELLED_AT_ONCE] for begin in range(0, len(features), _LABELLED_AT_ONCE)]

@@ -64,7 +64,7 @@ def run(settings: Settings, root: Path, place: Place, *, dry: bool = False) -> d
     """Run the settings; returns the report, None in a process that is not the first or in a dry run. Raises DistillError."""
     task = tasks.make_task(settings.data, root)
     tokenizer = models.load_tokenizer(settings.model)
-    torch.manual_seed(settings.training.seed)  # of a new head
+    torch.manual_seed(settings.training.seed)  # a new head is random
     model = models.load_model(settings.model, task.auto, **task.head_config(), **models.dropout(settings.dropout, settings.model))
     models.check_vocabulary(model, tokenizer, settings.model)
     models.check_length(model, settings.data.max_tokens, "data.max_tokens")

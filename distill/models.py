@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,33 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def load_model(name: str, kind: Any = transformers.AutoModel, **changed: Any) -> Any:
-    """A checkpoint as a model of a class of `transformers`, float32, in eval mode; new heads are random. Raises SettingsError."""
+def load_model(name: str, kind: Any = transformers.AutoModel, *, trained_head: bool = False, **changed: Any) -> Any:
+    """A checkpoint as a model of a class of `transformers`, float32, in eval mode.
+
+    Args:
+        trained_head: refuse a checkpoint that lacks a part of the head; else that part is random.
+        changed: settings of `config.json`.
+
+    Raises SettingsError, also for a checkpoint whose tensors have other sizes than its settings, `changed` among them, want.
+    """
     try:
         with quiet():
-            return kind.from_pretrained(find_checkpoint(name), dtype=torch.float32, **changed).eval()
-    except RuntimeError as error:  # transformers has said which on standard error
-        raise SettingsError(f"{name}: its weights do not have the shapes that this task needs: {first_line(error)}") from None
+            model, found = kind.from_pretrained(
+                find_checkpoint(name), dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **changed
+            )
     except (OSError, ValueError, SafetensorError) as error:
         raise SettingsError(f"{name}: cannot be loaded: {first_line(error)}") from None
+    for tensor, has, wanted in sorted(found["mismatched_keys"]):
+        raise SettingsError(f"{name}: {tensor} has the shape {tuple(has)}, {tuple(wanted)} is wanted: it is of another task or size")
+    if trained_head and found["missing_keys"]:
+        raise SettingsError(f"{name}: has no trained head for this task ({min(found['missing_keys'])} is missing): fine-tune it first")
+    return model.eval()
+
+
+def check_labels(where: str, names: Sequence[str], labels: Sequence[str]) -> None:
+    """Raise SettingsError if a model's labels are not those of the data, in their order; "LABEL_1" may stand for "1"."""
+    if labels and list(labels) not in (list(names), [name.removeprefix("LABEL_") for name in names]):
+        raise SettingsError(f"{where}: its labels are {list(names)}, those of the data {list(labels)}")
 
 
 @contextlib.contextmanager
@@ -82,7 +101,7 @@ def check_length(model: Any, max_tokens: int, where: str) -> None:
         raise SettingsError(f"{where} is {max_tokens}; the model has {longest(model)} positions")
 
 
-def dropout(probability: float | None, checkpoint: str | None = None) -> dict[str, float]:
+def dropout(probability: float | None, checkpoint: str | None = None) -> dict[str, Any]:
     """The settings of a checkpoint's config.json (None: of BERT's) for a dropout of hidden states and attention; none for None."""
     if probability is None:
         return {}
@@ -110,7 +129,12 @@ def prepare_int8(model: Any, name: str) -> None:
 
 
 def check_vocabulary(model: Any, tokenizer: Any, where: str) -> None:
-    """Raise SettingsError if the tokenizer has ids that the model has no embedding for."""
+    """Raise SettingsError if the tokenizer has ids that the model has no embedding for, or no pieces of words at all.
+
+    `transformers` makes a tokenizer of special tokens alone for a directory without a vocabulary.
+    """
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise SettingsError(f"{where}: the files of a tokenizer are missing: it has special tokens alone")
     if len(tokenizer) > model.config.vocab_size:
         raise SettingsError(
             f"{where}: the tokenizer has {len(tokenizer)} pieces, the model {model.config.vocab_size} rows: they do not fit"

@@ -27,16 +27,16 @@ GOALS = {"sst2-minilm": 0.91, "sst2-4x312": 0.885, "sst2-2x128": 0.845, "sst2-2x
 _PYTORCH, _INT8 = "PyTorch, float32", "runtime, int8"
 
 
-def take(run: Path, folder: Path) -> None:
-    """Copy the report of a run into a folder. Raises DistillError."""
+def taken(run: Path) -> dict[str, Any]:
+    """The report of a run as the results have it. Raises DistillError."""
     try:
-        found = json.loads((run / "report.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((run / "report.json").read_text(encoding="utf-8"))
         found.pop("summary", None)
         found["settings"] = _without_places(found["settings"])
-        folder.mkdir(exist_ok=True)
-        (folder / f"{found['name']}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    except (OSError, ValueError, KeyError) as error:
+        _row(found)
+    except (OSError, ValueError, KeyError, StopIteration) as error:
         raise DistillError(f"{run}: has no report that can be read: {error}") from None
+    return found
 
 
 def _without_places(value: Any) -> Any:
@@ -116,11 +116,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         nonlocal stale
-        for run in options.runs:
-            take(run, options.results)
-        before = options.readme.read_text(encoding="utf-8")
+        reports = [taken(run) for run in options.runs]
+        try:
+            before = options.readme.read_text(encoding="utf-8")
+        except OSError as error:
+            raise DistillError(f"{options.readme}: cannot be read: {error.strerror}") from None
         if before.count(BEGIN) != 1 or before.count(END) != 1:
             raise DistillError(f"{options.readme}: must have the lines {BEGIN} and {END}, once each")
+        options.results.mkdir(exist_ok=True)
+        for found in reports:
+            (options.results / f"{found['name']}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         head, rest = before.split(BEGIN)
         after = f"{head}{BEGIN}\n{section(options.results)}\n{END}{rest.split(END)[1]}"
         stale = after != before

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from tools import metrics
 from tools.rows import DataError, column, iob1_to_iob2, read_conll, read_table
-from tools.vector_tasks import numbers as finite_numbers
+from tools.vector_tasks import numbers
 
 from .batches import Collate, Feature, collate, in_order
 from .devices import moved, of_all_processes
@@ -154,17 +154,16 @@ def evaluate(
 class _Texts(Task):
     """Tasks over a table with a text or two in each row."""
 
-    of_numbers = False
-    """whether labels are numbers"""
-
     def read(self, path: Path) -> list[dict[str, str]]:
         rows = read_table(path)
         for name in (self.data.text, self.data.pair, self.data.label if self.needs_label() else None):
             if name is not None:
                 column(path, rows, name)
-        if self.of_numbers:
-            finite_numbers(path, column(path, rows, self.data.label))
+        self.check(path, rows)
         return rows
+
+    def check(self, path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+        """Raise DataError for a row that the task cannot use."""
 
     def needs_label(self) -> bool:
         """Whether a row must have a label."""
@@ -192,8 +191,16 @@ class Classification(_Texts):
     auto = transformers.AutoModelForSequenceClassification
     main_metric = "accuracy"
 
+    def check(self, path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+        for number, row in enumerate(rows, 1):
+            if not row[self.data.label].strip():
+                raise DataError(f"{path}: row {number}: the column {self.data.label!r} is empty")
+
     def find_labels(self) -> list[str]:
         names = {row[self.data.label] for row in self.train}
+        if len(names) < 2:
+            found = f"the label {next(iter(names))!r} alone" if names else "no labels"
+            raise DataError(f"data.train has {found}: there is nothing to tell apart")
         missing = sorted({row[self.data.label] for row in self.dev} - names)
         if missing:
             raise DataError(f"{self.data.dev}: label {missing[0]!r} does not occur in the training data")
@@ -214,10 +221,12 @@ class Regression(_Texts):
 
     auto = transformers.AutoModelForSequenceClassification
     main_metric = "spearman"
-    of_numbers = True
 
     def head_config(self) -> dict[str, Any]:
         return {"num_labels": 1, "problem_type": "regression"}
+
+    def check(self, path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+        numbers(path, [row[self.data.label] for row in rows])
 
     def features(self, rows: Sequence[Any], tokenizer: Any) -> list[Feature]:
         made = self.tokenize(tokenizer, *self.texts(rows))
@@ -277,8 +286,7 @@ class Choice(_Texts):
     auto = transformers.AutoModelForMultipleChoice
     main_metric = "accuracy"
 
-    def features(self, rows: Sequence[Any], tokenizer: Any) -> list[Feature]:
-        made = []
+    def check(self, path: Path, rows: Sequence[Mapping[str, str]]) -> None:
         for number, row in enumerate(rows, 1):
             try:
                 choices, right = json.loads(row[self.data.pair or ""]), int(row[self.data.label])
@@ -286,16 +294,27 @@ class Choice(_Texts):
             except ValueError:
                 good = False
             if not good:
-                raise DistillError(f"row {number}: {self.data.pair!r} must be a JSON list of texts, {self.data.label!r} the place of one")
+                raise DataError(
+                    f"{path}: row {number}: {self.data.pair!r} must be a JSON list of texts, {self.data.label!r} the place of one, from 0"
+                )
+
+    def find_labels(self) -> list[str]:
+        for where, rows in (("data.train", self.train), (self.data.dev, self.dev)):
+            counts = {len(json.loads(row[self.data.pair or ""])) for row in rows}
+            if len(counts) > 1:
+                raise DataError(f"{where}: rows have {' and '.join(map(str, sorted(counts)))} choices: every row must have the same number")
+        return []
+
+    def features(self, rows: Sequence[Any], tokenizer: Any) -> list[Feature]:
+        made = []
+        for row in rows:
+            choices, right = json.loads(row[self.data.pair or ""]), int(row[self.data.label])
             tokenized = self.tokenize(tokenizer, [row[self.data.text]] * len(choices), choices)
             made.append({"input_ids": [each["input_ids"] for each in tokenized], "choices": tokenized, "labels": right})
         return made
 
     def collate(self, tokenizer: Any) -> Collate:
         def together(features: Sequence[Feature]) -> Batch:
-            counts = {len(each["choices"]) for each in features}
-            if len(counts) > 1:
-                raise DistillError(f"rows have {' and '.join(map(str, sorted(counts)))} choices: every row must have the same number")
             batch = collate([choice for each in features for choice in each["choices"]], tokenizer.pad_token_id)
             made = {name: value.view(len(features), -1, value.shape[-1]) for name, value in batch.items() if name != "tokens"}
             return {**made, "tokens": batch["tokens"], "labels": torch.tensor([each["labels"] for each in features])}
@@ -363,10 +382,12 @@ class Similarity(Pairs):
     """Sentence vectors from scores: the cosine of two texts is to be their score, scaled to 0…1."""
 
     main_metric = "spearman"
-    of_numbers = True
 
     def needs_label(self) -> bool:
         return True
+
+    def check(self, path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+        numbers(path, [row[self.data.label] for row in rows])
 
     def find_labels(self) -> list[str]:
         self._largest = max(self.numbers(self.train or self.dev))

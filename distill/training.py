@@ -45,6 +45,21 @@ class Batches(Protocol):
         """The `part`-th of `parts` equal shares of a step's batch; "tokens" counts what is no padding."""
 
 
+_ABOVE_ZERO = (
+    "learning_rate",
+    "steps",
+    "epochs",
+    "batch_size",
+    "accumulation",
+    "epsilon",
+    "clip_norm",
+    "log_every",
+    "checkpoint_every",
+    "evaluate_every",
+    "threads",
+)
+
+
 @dataclass(frozen=True)
 class Training:
     """How a model is trained."""
@@ -83,14 +98,16 @@ class Training:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("say either 'steps' or 'epochs'")
         for name in _ABOVE_ZERO:
-            if (value := getattr(self, name)) is not None and value <= 0:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be above 0")
-        if not 0 <= self.beta2 < 1:
-            raise ValueError(f"beta2 is {self.beta2}; it must be from 0 to below 1")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay is {self.weight_decay}; it must not be below 0")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is {self.warmup}; it must be from 0 to below 1")
+        for name in ("weight_decay", "seed", "budget_minutes"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} is {value}; it must not be below 0")
+        for name in ("warmup", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to below 1")
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step from 0: linear warm-up, then down as `schedule` says, to 0 behind the last step."""
@@ -105,11 +122,6 @@ class Training:
         """Steps in all."""
         return self.steps if self.steps is not None else math.ceil((self.epochs or 0) * batches.per_epoch())
 
-
-_ABOVE_ZERO = (
-    *("learning_rate", "steps", "epochs", "batch_size", "accumulation", "epsilon", "clip_norm"),
-    *("log_every", "checkpoint_every", "evaluate_every", "threads"),
-)
 
 # Settings that may change between the parts of one run.
 _FREE = ("budget_minutes", "log_every", "checkpoint_every", "evaluate_every", "device", "threads", "compile")

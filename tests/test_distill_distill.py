@@ -173,6 +173,16 @@ def test_a_student_may_begin_with_a_checkpoint(teachers: dict[str, Path], tmp_pa
     assert losses(tmp_path / "run" / "stage-1")[0] < 0.7
 
 
+def test_a_second_stage_does_not_depend_on_how_the_first_one_ended(teachers: dict[str, Path], tmp_path: Path) -> None:
+    found = []
+    for _ in range(2):
+        path = recipe(tmp_path, teachers["classifier"], stage("tinybert-layers", steps=4) + stage("tinybert-layers", steps=4))
+        assert run(path) == 0
+        found.append(losses(tmp_path / "run" / "stage-2"))
+        shutil.rmtree(tmp_path / "run" / "stage-2")  # the first stage is finished, and is not run again
+    assert found[0] == found[1]
+
+
 def test_what_quantization_aware_training_measures_is_what_the_runtime_gives(teachers: dict[str, Path], tmp_path: Path) -> None:
     path = recipe(tmp_path, teachers["classifier"], stage("soft", steps=12))
     assert run(path, "--set", "quantization_aware=true") == 0
@@ -228,6 +238,19 @@ def test_bad_settings_are_one_clear_line(case: str, teachers: dict[str, Path], t
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_teacher_without_a_trained_head_or_with_other_labels_is_refused(
+    teachers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(recipe(tmp_path, teachers["encoder"], stage("soft"))) == 2
+    assert "encoder: has no trained head for this task" in capsys.readouterr().err
+    path = recipe(tmp_path, teachers["classifier"], stage("soft"))
+    for name in ("train.tsv", "dev.tsv"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        (tmp_path / name).write_text(text.replace("\tbad", "\tworse"), encoding="utf-8")  # behind "good"
+    assert run(path) == 2
+    assert "classifier: its labels are ['bad', 'good'], those of the data ['good', 'worse']" in capsys.readouterr().err
 
 
 def test_neighbours_are_the_nearest_words(teachers: dict[str, Path]) -> None:

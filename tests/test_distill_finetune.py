@@ -30,7 +30,7 @@ KINDS = {
     "classification": ('text = "sentence"\nmax_tokens = 32', distill_files.classification, 0.9),
     "tagging": ("max_tokens = 32", distill_files.tagging, 0.9),
     "choice": ('text = "text"\npair = "endings"\nmax_tokens = 32', distill_files.choices, 0.6),
-    "answers": ("max_tokens = 24\nstride = 8", partial(distill_files.questions, rows=256), 0.4),
+    "answers": ("max_tokens = 24\nstride = 8", partial(distill_files.questions, rows=384), 0.9),
     "similarity": ('text = "first"\npair = "second"\nlabel = "score"\nmax_tokens = 32', distill_files.similarity, 0.3),
     "regression": ('text = "first"\npair = "second"\nlabel = "score"\nmax_tokens = 32', distill_files.similarity, 0.1),
     "pairs": ('text = "first"\npair = "second"\nmax_tokens = 32', distill_files.pairs, 0.5),
@@ -129,6 +129,15 @@ def test_two_processes_find_each_text_among_those_of_both(base: Path, tmp_path: 
         assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-3)
 
 
+def test_the_seed_is_that_of_a_new_head_too(base: Path, tmp_path: Path) -> None:
+    logs = []
+    for _ in range(2):
+        assert run(recipe(tmp_path, base, "classification", steps=4)) == 0
+        logs.append([line["loss"] for line in read_log(tmp_path / "run" / "log.jsonl") if "loss" in line])
+        shutil.rmtree(tmp_path / "run")
+    assert logs[0] == logs[1]
+
+
 def test_a_dry_run_writes_nothing(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = recipe(tmp_path, base, "classification", steps=4)
     assert run(path, "--dry-run") == 0
@@ -164,6 +173,31 @@ def test_a_label_that_training_never_saw_is_named(base: Path, tmp_path: Path, ca
         file.write("text\ttext\tfine\n")
     assert run(path) == 2
     assert "label 'fine' does not occur in the training data" in capsys.readouterr().err
+
+
+ROWS = {
+    "one label": ("classification", "train.tsv", "sentence\tother\tlabel\na\tb\tgood\n", "data.train has the label 'good' alone"),
+    "empty label": ("classification", "train.tsv", "sentence\tother\tlabel\na\tb\t\n", "train.tsv: row 1: the column 'label' is empty"),
+    "no number": ("regression", "train.tsv", "first\tsecond\tscore\na\tb\thigh\n", "train.tsv: row 1: 'high' is no number"),
+    "not finite": ("similarity", "dev.tsv", "first\tsecond\tscore\na\tb\tnan\n", "dev.tsv: row 1: 'nan' is no number"),
+    "no list": ("choice", "dev.jsonl", '{"text": "a", "endings": "b", "label": 0}\n', "dev.jsonl: row 1: 'endings' must be a JSON list"),
+    "no place": ("choice", "dev.jsonl", '{"text": "a", "endings": ["b"], "label": 1}\n', "dev.jsonl: row 1: 'endings' must be a JSON list"),
+    "ragged": (
+        "choice",
+        "dev.jsonl",
+        '{"text": "a", "endings": ["b"], "label": 0}\n{"text": "a", "endings": ["b", "c"], "label": 0}\n',
+        "dev.jsonl: rows have 1 and 2 choices",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_a_row_that_a_task_cannot_use_is_named(case: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kind, name, text, message = ROWS[case]
+    path = recipe(tmp_path, base, kind)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert run(path) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_tokenizer_with_more_pieces_than_rows_is_refused(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,6 +290,24 @@ def test_a_long_question_is_cut(base: Path, tmp_path: Path) -> None:
     for each in task.features(long, tokenizer):
         assert len(each["input_ids"]) <= 24
         assert tokenizer.decode(each["input_ids"]).startswith("[CLS] the small cat the small cat [SEP]")
+
+
+def test_embeddings_that_no_piece_refers_to_may_be_there(tmp_path: Path) -> None:
+    padded = tmp_path / "padded"
+    write_checkpoint(padded, hidden_size=32, intermediate_size=64, vocab_size=512)
+    assert run(recipe(tmp_path, padded, "classification", steps=2)) == 0
+    pieces = len(models.load_tokenizer(str(padded)))
+    assert pieces < 512
+    assert tb.load(tmp_path / "run" / "model.tbrt").info()["vocabulary"] == pieces
+
+
+def test_a_directory_without_a_vocabulary_is_refused(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(base / name, bare / name)
+    assert run(recipe(tmp_path, bare, "classification")) == 2
+    assert "bare: the files of a tokenizer are missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("unanswerable", [False, True])

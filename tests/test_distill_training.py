@@ -43,6 +43,23 @@ def test_the_learning_rate_rises_and_falls_as_by_hand() -> None:
     assert [constant.rate(step, 4) for step in range(4)] == [1.5, 3, 3, 3]
 
 
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"steps": 0}, "steps is 0; it must be above 0"),
+        ({"epochs": -1.0}, "epochs is -1.0; it must be above 0"),
+        ({"steps": 1, "evaluate_every": 0}, "evaluate_every is 0; it must be above 0"),
+        ({"steps": 1, "epsilon": 0.0}, "epsilon is 0.0; it must be above 0"),
+        ({"steps": 1, "weight_decay": -0.1}, "weight_decay is -0.1; it must not be below 0"),
+        ({"steps": 1, "budget_minutes": -1.0}, "budget_minutes is -1.0; it must not be below 0"),
+        ({"steps": 1, "beta2": 1.0}, "beta2 is 1.0; it must be from 0 to below 1"),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Training(learning_rate=1.0, **values)
+
+
 def test_the_log_has_every_step_and_the_loss_falls(tmp_path: Path) -> None:
     outcome = run(tmp_path, dropout=0.0, steps=40)
     found = losses(tmp_path)
