@@ -35,7 +35,7 @@ def newest(folder: str | Path) -> Path | None:
 def write(path: str | Path, state: dict[str, Any]) -> None:
     """Write a state atomically. Raises CheckpointError when it cannot be written (a full disk); what was there is as it was."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}")  # of one name, so that what a killed run left is written over
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -46,7 +46,7 @@ def write(path: str | Path, state: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:  # PyTorch turns a failed write into a RuntimeError
         with contextlib.suppress(OSError):
             temporary.unlink()
-        last = newest(path.parent)
+        last = newest(path.parent) or newest(path.parent / "checkpoints")
         left = f"the last checkpoint, {last}, is intact" if last else "there is none before it"
         raise CheckpointError(f"{path}: cannot be written: {error}; {left}: make room and give the same command again") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,27 +75,60 @@ def first_alone(work: Callable[[], T], place: Place) -> T:
     return made
 
 
+class _Gather(torch.autograd.Function):  # type: ignore[misc]
+    """The rows of all processes, whose gradient is the sum of what all of them have for one's own."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
+        found = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(found, rows.contiguous())
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(gradient)
+        return gradient.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
+
+
+def of_all_processes(rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The rows of all processes, as many of each, in their order, and where one's own begin; with a gradient for each."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return rows, 0
+    return _Gather.apply(rows), len(rows) * torch.distributed.get_rank()
+
+
 def moved(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """A batch with its tensors on a device; what is no tensor stays."""
     return {name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
-def autocast(place: Place, precision: str) -> contextlib.AbstractContextManager[object]:
-    """The context of forward passes: bfloat16 where `precision` says so, or "auto" on a GPU that has it."""
+def dtype_of(place: Place, precision: str) -> torch.dtype:
+    """Of products: bfloat16 where `precision` says so, or "auto" on a GPU that has it; else float32."""
     if precision == "auto":
         precision = "bfloat16" if place.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    return torch.autocast(place.device.type, torch.bfloat16) if precision == "bfloat16" else contextlib.nullcontext()
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def peak_flops(place: Place) -> tuple[float, str]:
-    """FLOP/s of the device's dense matrix product, and where the number is from: the maker's figure (bfloat16) or a measurement here."""
-    if place.device.type == "cuda":
+def autocast(place: Place, precision: str) -> contextlib.AbstractContextManager[object]:
+    """The context of forward passes, see `dtype_of`."""
+    dtype = dtype_of(place, precision)
+    return torch.autocast(place.device.type, dtype) if dtype == torch.bfloat16 else contextlib.nullcontext()
+
+
+def stated_peak(name: str) -> float | None:
+    """FLOP/s in bfloat16 that the maker of a GPU states; None for a name that is not known."""
+    return next((peak for known, peak in _PEAKS.items() if re.search(rf"\b{known}\b", name)), None)
+
+
+def peak_flops(place: Place, precision: str) -> tuple[float, str]:
+    """FLOP/s of the device's dense matrix product in a precision, and where the number is from: the maker or a measurement here."""
+    dtype = dtype_of(place, precision)
+    if place.device.type == "cuda" and dtype == torch.bfloat16:
         name = torch.cuda.get_device_name(place.device)
-        for known, peak in _PEAKS.items():
-            if known in name:
-                return peak, f"{name}, bfloat16, as its maker states"
+        if (peak := stated_peak(name)) is not None:
+            return peak, f"{name}, bfloat16, as its maker states"
     size, best = (4096 if place.device.type == "cuda" else 768), float("inf")
-    dtype = torch.bfloat16 if place.device.type == "cuda" else torch.float32
     a = torch.ones(size, size, device=place.device, dtype=dtype)
     for _ in range(5):
         started = time.perf_counter()

@@ -51,6 +51,7 @@ METHODS: dict[str, dict[str, float]] = {
     "patient": {"soft": 0.5, "labels": 0.5, "patient": 100.0},
     "embedding": {"vector": 1.0, "similarity": 1.0},
 }
+_VECTORS = METHODS["embedding"].keys()
 _SAMPLES = 64
 """texts that a student is fitted to its teacher with"""
 _LABELLED_AT_ONCE = 4096
@@ -76,12 +77,19 @@ class Stage:
     """what computes the teacher's logits or vectors where nothing else of it is needed: int8 is this runtime, faster on a CPU"""
 
     def __post_init__(self) -> None:
-        unknown = self.losses.keys() - {name for weights in METHODS.values() for name in weights}
-        if unknown:
-            known = sorted({name for weights in METHODS.values() for name in weights})
-            raise ValueError(f"losses: unknown {sorted(unknown)[0]!r}; known: {', '.join(known)}")
+        if unknown := sorted(self.losses.keys() - self._possible()):
+            raise ValueError(f"losses: method {self.method!r} has no loss {unknown[0]!r}; known: {', '.join(sorted(self._possible()))}")
+        if not self.weights():
+            raise ValueError("losses: every weight is 0")
         if self.temperature <= 0:
             raise ValueError(f"temperature is {self.temperature}; it must be above 0")
+
+    def _possible(self) -> set[str]:
+        """The losses that can be computed in this method: of vectors, of a masked language model, or of a task."""
+        if self.method == "embedding":
+            return set(_VECTORS)
+        every = {name for weights in METHODS.values() for name in weights} - _VECTORS
+        return every - ({"labels"} if self.method == "distilbert" else {"masked"})
 
     def weights(self) -> dict[str, float]:
         """The losses of the stage and their weights."""
@@ -122,16 +130,28 @@ def run(settings: Settings, root: Path, place: Place, *, dry: bool = False) -> d
         raise SettingsError(
             "method 'distilbert' trains a masked language model: make it a run of its own, and say student.checkpoint after it"
         )
-    teacher = models.load_model(settings.teacher, kind, **({} if masked else task.head_config()))
+    if any(stage.method == "embedding" for stage in settings.stages) and not task.pooled:
+        raise SettingsError(f"method 'embedding' needs data of kind 'similarity' or 'pairs', not {settings.data.kind!r}")
+    answers = any("soft" in stage.weights() for stage in settings.stages)
+    teacher = models.load_model(settings.teacher, kind, trained_head=answers, **({} if masked else task.head_config()))
+    if answers and not masked:
+        own = models.load_config(settings.teacher).id2label
+        models.check_labels(settings.teacher, [own[index] for index in sorted(own)], task.labels)
     tokenizer = models.load_tokenizer(settings.teacher)
     models.check_vocabulary(teacher, tokenizer, settings.teacher)
     student = _student(settings, task, kind, teacher, tokenizer)
+    for model in (teacher, student):
+        models.check_length(model, settings.data.max_tokens, "data.max_tokens")
+        for index, stage in enumerate(settings.stages):
+            if stage.texts is not None:
+                models.check_length(model, stage.texts.max_tokens, f"stages.{index}.texts.max_tokens")
     features = [_features(stage, task, tokenizer, teacher, root) for stage in settings.stages]
     out = Path(settings.out)
     outcome: Outcome | None = None
     for index, (stage, own) in enumerate(zip(settings.stages, features, strict=True)):
         aware = settings.quantization_aware and index == len(settings.stages) - 1
         folder = out / f"stage-{index + 1}"
+        torch.manual_seed(stage.training.seed)  # of projections, whatever ran before
         objective = Matching(student, teacher.to(place.device), stage, task, tokenizer)
         together = _collate(stage, task, tokenizer)
         batches = ShuffledBatches(own, stage.training.batch_size, together, stage.training.seed)
@@ -141,9 +161,7 @@ def run(settings: Settings, root: Path, place: Place, *, dry: bool = False) -> d
         if objective.outputs_of_teacher:
             _label(own, objective, together, stage, folder, place, settings.teacher)
         if aware:
-            from .fake_quantization import prepare
-
-            prepare(student)
+            models.prepare_int8(student, "the student")
         measure = None if masked else partial(tasks.evaluate, task, student, tokenizer, task.dev, place.device)
         title = f"{out.name}, stage {index + 1} of {len(settings.stages)}"
         outcome = train(objective, batches, stage.training, folder, settings, place, evaluate=measure, title=title)
@@ -162,12 +180,12 @@ def run(settings: Settings, root: Path, place: Place, *, dry: bool = False) -> d
 
 def _student(settings: Settings, task: tasks.Task, kind: Any, teacher: Any, tokenizer: Any) -> Any:
     head = {} if kind is transformers.AutoModelForMaskedLM else task.head_config()
-    head |= models.dropout(settings.dropout)
+    head |= models.dropout(settings.dropout, settings.student.checkpoint)
+    torch.manual_seed(settings.stages[0].training.seed)  # a new head is random
     if settings.student.checkpoint is not None:
         student = models.load_model(settings.student.checkpoint, kind, **head)
         models.check_vocabulary(student, tokenizer, settings.student.checkpoint)
         return student
-    torch.manual_seed(settings.stages[0].training.seed)
     rows = task.train or task.dev
     sample = task.features(rows[: _SAMPLES * 8 : 8] if len(rows) >= _SAMPLES * 8 else rows[:_SAMPLES], tokenizer)
     batches = [batch for _, batch in in_order(sample, _SAMPLES, task.collate(tokenizer))]
@@ -179,6 +197,8 @@ def _features(stage: Stage, task: tasks.Task, tokenizer: Any, teacher: Any, root
         made = texts.features(texts.read(stage.texts, root), tokenizer, stage.texts.max_tokens)
     else:
         made = task.features(task.train, tokenizer)
+        if stage.method == "embedding":  # each text of a pair is an example
+            made = [text for each in made for text in each["texts"]]
     if not made:
         raise SettingsError(f"method {stage.method!r} has nothing to train on: say 'texts' in its stage or 'train' in [data]")
     if stage.augment is not None:
@@ -193,27 +213,28 @@ def _collate(stage: Stage, task: tasks.Task, tokenizer: Any) -> Collate:
 
 
 def _label(features: list[Feature], objective: Matching, together: Collate, stage: Stage, folder: Path, place: Place, teacher: str) -> None:
-    """Give each feature what the teacher says of it, once for all epochs and processes; kept in the folder."""
-    kept = folder / "teacher.npy"
+    """Give each feature what the teacher says of it, once for all epochs and processes; kept in the folder, under a digest of teacher and
+    texts. Raises DistillError when it cannot be written."""
+    kept = folder / f"teacher-{objective.teacher_digest(features, stage.labels_by)}.npy"
 
     def labels() -> np.ndarray:
         if kept.exists():
             found: np.ndarray = np.load(kept)
             return found
-        folder.mkdir(parents=True, exist_ok=True)
-        if stage.labels_by == "int8":
-            found = _labels_by_runtime(features, stage, folder, teacher)
-        else:
-            found = _labels_by_pytorch(features, objective, together, 4 * stage.training.batch_size, place)
-        with (folder / ".teacher.npy").open("wb") as file:
-            np.save(file, found)
-        (folder / ".teacher.npy").replace(kept)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if stage.labels_by == "int8":
+                found = _labels_by_runtime(features, stage, folder, teacher)
+            else:
+                found = _labels_by_pytorch(features, objective, together, 4 * stage.training.batch_size, place)
+            with (folder / ".teacher.npy").open("wb") as file:
+                np.save(file, found)
+            (folder / ".teacher.npy").replace(kept)
+        except OSError as error:
+            raise DistillError(f"{kept}: cannot be written: {error.strerror or error}: make room and give the same command again") from None
         return found
 
-    found = first_alone(labels, place)
-    if len(found) != len(features):
-        raise DistillError(f"{kept}: has {len(found)} rows for {len(features)} examples: remove the folder {folder}")
-    for feature, row in zip(features, found, strict=True):
+    for feature, row in zip(features, first_alone(labels, place), strict=True):
         feature["teacher"] = row
 
 
@@ -230,7 +251,7 @@ def _labels_by_pytorch(features: list[Feature], objective: Matching, together: C
 
 def _labels_by_runtime(features: list[Feature], stage: Stage, folder: Path, teacher: str) -> np.ndarray:
     """float32 (features, labels or dim) by an int8 file of the teacher."""
-    path = models.export(models.find_checkpoint(teacher), folder / ".teacher.tbrt")
+    path = models.export(models.find_checkpoint(teacher), folder / ".teacher.tbrt", drop_unused_rows=True)
     try:
         model = runtime.load(path)
         parts = [features[begin : begin + _LABELLED_AT_ONCE] for begin in range(0, len(features), _LABELLED_AT_ONCE)]

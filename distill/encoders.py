@@ -52,6 +52,8 @@ class Shape:
     """default: four times hidden_size"""
     max_positions: int = 512
     dropout: float = 0.1
+    positions: Literal["random", "sinusoidal"] = "random"
+    """how the table of positions begins, see `begin_with_sinusoids`"""
     init: str | None = None
     """a checkpoint to go on from, with its tokenizer: says architecture and size itself"""
     config: dict[str, int | float | str | bool] | None = None
@@ -62,6 +64,8 @@ class Shape:
         if self.init is not None:
             if self.size is not None or any(each is not None for each in given) or self.config:
                 raise ValueError("with 'init', the checkpoint says the size: leave out size, hidden_size, layers, heads and config")
+            if self.positions != "random":
+                raise ValueError("with 'init', the positions are the checkpoint's: leave out positions")
             return
         if self.size is None and (self.hidden_size is None or self.layers is None):
             raise ValueError("say 'size', or both 'hidden_size' and 'layers', or 'init'")
@@ -120,6 +124,27 @@ def make_config(shape: Shape, pieces: int, vocabulary: Vocabulary) -> Any:
         raise SettingsError(f"model.config: {first_line(error)}") from None
 
 
+def begin_with_sinusoids(model: torch.nn.Module) -> None:
+    """Give the table of positions the waves of Vaswani et al. 2017, section 3.5, as large as its random values would be.
+
+    A token's neighbours then differ from it by the same rotation everywhere, which attention learns much sooner than one position at a
+    time. The table is trained like any other. Raises SettingsError for a model without one.
+    """
+    tables = [
+        module for name, module in model.named_modules() if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding)
+    ]
+    if not tables:
+        raise SettingsError("model.positions: this architecture has no table of positions: leave it out")
+    for table in tables:
+        if table.weight.is_meta:
+            continue
+        count, width = table.weight.shape
+        angles = torch.arange(count)[:, None] / 10_000 ** (torch.arange(0, width, 2) / width)
+        waves = torch.stack([angles.sin(), angles.cos()], dim=-1).reshape(count, -1)[:, :width]
+        with torch.no_grad():
+            table.weight.copy_(waves * (table.weight.std() / waves.std()))
+
+
 def can_pack(config: Any) -> bool:
     """Whether several examples may share a row: not with DeBERTa-v2's convolution, which sees over their borders."""
     return not getattr(config, "conv_kernel_size", 0)
@@ -167,7 +192,8 @@ def masked_logits(model: Any, states: torch.Tensor) -> torch.Tensor:
 
 def flops_per_token(model: Any, width: int, masked: float) -> float:
     """FLOP of forward and backward pass for a token: 6 for each weight of a product, 12 × width × hidden_size for a layer's attention
-    (Kaplan et al. 2020, table 1), and the vocabulary's product for the share of tokens that are masked.
+    (Chowdhery et al. 2022, appendix B), and the vocabulary's product for the share of tokens that are masked. Products of relative
+    positions, of an embedding projection and of the heads of pairs are not counted.
 
     Args:
         width: tokens of a row.

@@ -27,14 +27,16 @@ def evaluate(model: str, data: tasks.Data, root: Path, tokenizer: str | None = N
     """The task's numbers for a checkpoint directory or a `.tbrt` file. Raises DistillError."""
     task = tasks.make_task(data, root)
     if model.endswith(".tbrt"):
+        if not Path(model).is_file():
+            raise SettingsError(f"{model}: there is no such file")
         beside = tokenizer or str(Path(model).with_name("model"))
         if not Path(beside).is_dir():
             raise SettingsError(f"{beside}: there is no such directory of a tokenizer: say --tokenizer")
         return runtime.evaluate(task, model, task.dev, models.load_tokenizer(beside))
-    loaded = models.load_model(model, task.auto)
+    loaded = models.load_model(model, task.auto, trained_head=not task.pooled, **({} if task.labels else task.head_config()))
+    models.check_length(loaded, data.max_tokens, "data.max_tokens")
     names = loaded.config.id2label
-    if task.labels and [names[index] for index in sorted(names)] != task.labels:
-        raise SettingsError(f"{model}: its labels are {list(names.values())}, those of the data {task.labels}")
+    models.check_labels(model, [names[index] for index in sorted(names)], task.labels)
     return tasks.evaluate(task, loaded, models.load_tokenizer(tokenizer or model), task.dev, torch.device("cpu"))
 
 

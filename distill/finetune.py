@@ -22,7 +22,6 @@ import torch
 from . import command, models, report, tasks
 from .batches import ShuffledBatches
 from .devices import Place
-from .settings import SettingsError
 from .training import Batch, Training, load_best, train
 
 
@@ -54,6 +53,7 @@ class Objective(torch.nn.Module):
         super().__init__()
         self.model = model
         self._loss = task.loss
+        self.leaves_parts_out = task.pooled  # an encoder may have a layer behind [CLS], which means do not use
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """{"loss": scalar}"""
@@ -64,14 +64,12 @@ def run(settings: Settings, root: Path, place: Place, *, dry: bool = False) -> d
     """Run the settings; returns the report, None in a process that is not the first or in a dry run. Raises DistillError."""
     task = tasks.make_task(settings.data, root)
     tokenizer = models.load_tokenizer(settings.model)
-    model = models.load_model(settings.model, task.auto, **task.head_config(), **models.dropout(settings.dropout))
+    torch.manual_seed(settings.training.seed)  # a new head is random
+    model = models.load_model(settings.model, task.auto, **task.head_config(), **models.dropout(settings.dropout, settings.model))
     models.check_vocabulary(model, tokenizer, settings.model)
-    if settings.data.max_tokens > models.longest(model):
-        raise SettingsError(f"data.max_tokens is {settings.data.max_tokens}; the model has {models.longest(model)} positions")
+    models.check_length(model, settings.data.max_tokens, "data.max_tokens")
     if settings.quantization_aware:
-        from .fake_quantization import prepare
-
-        prepare(model)
+        models.prepare_int8(model, settings.model)
     features = task.features(task.train, tokenizer)
     batches = ShuffledBatches(features, settings.training.batch_size, task.collate(tokenizer), settings.training.seed)
     measure = partial(tasks.evaluate, task, model, tokenizer, task.dev, place.device)

@@ -57,25 +57,25 @@ class Watch:
         if kind not in _LAYERS:
             raise SettingsError(f"losses of attention and its parts are for {', '.join(_LAYERS)}, not for {kind!r}")
         self._model = model
-        self._kept: list[list[Tensor]] = [[], [], []]
         folder, names = _LAYERS[kind]
-        for layer in model.base_model.get_submodule(folder):
-            for place, name in enumerate(names):
-                layer.get_submodule(name).register_forward_hook(self._keep(place))
-
-    def _keep(self, place: int) -> Any:
-        def hook(module: Any, given: Any, output: Tensor) -> None:
-            self._kept[place].append(output)
-
-        return hook
+        self._parts = [[layer.get_submodule(name) for layer in model.base_model.get_submodule(folder)] for name in names]
 
     def __call__(self, batch: Batch) -> Inside:
         """One forward pass of a batch."""
-        self._kept[:] = [[], [], []]
-        found = self._model(**inputs(batch), output_hidden_states=True)
-        queries, keys, values = self._kept
-        self._kept[:] = [[], [], []]
+        kept: list[list[Tensor]] = [[] for _ in self._parts]
+
+        def keep(place: int) -> Any:
+            return lambda module, given, output: kept[place].append(output)
+
+        # Only for this pass: others would be kept as well, with all that is needed for their gradients.
+        handles = [part.register_forward_hook(keep(place)) for place, parts in enumerate(self._parts) for part in parts]
+        try:
+            found = self._model(**inputs(batch), output_hidden_states=True)
+        finally:
+            for handle in handles:
+                handle.remove()
         heads = self._model.config.num_attention_heads
+        queries, keys, values = kept
         return Inside(found.get("logits"), found.hidden_states, queries, keys, values, batch["attention_mask"].bool(), heads)
 
 

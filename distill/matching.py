@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import losses, masking, tasks
+from .batches import Feature
 from .devices import Place, moved
 from .inside import Inside, Watch, layer_map
 from .settings import SettingsError
@@ -32,8 +35,9 @@ class Matching(torch.nn.Module):
         if "masked" in self.weights:
             self._vocabulary = masking.vocabulary_of(tokenizer)
         used = self.weights.keys()
-        if used & {"soft"} and stage.method != "distilbert":
-            tasks.check_kind(task, f"the loss 'soft' of method {stage.method!r}")
+        if stage.method != "distilbert":
+            for name in sorted(used & {"soft", "labels"}):
+                tasks.check_kind(task, f"the loss {name!r} of method {stage.method!r}")
         if used & {"labels"} and (stage.texts is not None or stage.augment is not None):
             raise SettingsError("the loss 'labels' needs the task's own examples: leave out 'texts' and 'augment', or the loss")
         self._inner = bool(used & _INNER)
@@ -73,6 +77,16 @@ class Matching(torch.nn.Module):
     def outputs_of_teacher(self) -> bool:
         """Whether the teacher's last outputs are all that is needed of it, so that they can be computed once."""
         return not self._inner and "masked" not in self.weights
+
+    def teacher_digest(self, features: Sequence[Feature], labels_by: str) -> str:
+        """16 hexadecimal digits that are others for another teacher, other tokens, or another way to label them."""
+        digest = hashlib.sha256(f"{self._stage.method} {labels_by}".encode())
+        for value in self._teacher[0].state_dict().values():
+            digest.update(value.cpu().numpy().data)
+        for feature in features:
+            for name in ("input_ids", "token_type_ids"):
+                digest.update(np.array([*feature.get(name, ()), -1], np.int64).data)
+        return digest.hexdigest()[:16]
 
     @torch.no_grad()
     def label(self, batch: Batch, place: Place) -> list[np.ndarray]:
@@ -118,12 +132,15 @@ class Matching(torch.nn.Module):
             logits, target, chosen = logits[chosen != -100], target[chosen != -100], chosen[chosen != -100]
             found["masked"] = torch.nn.functional.cross_entropy(logits.float(), chosen)
         if "soft" in self.weights:
-            if logits.shape[-1] == 1:
+            if logits.shape[-1] == 1:  # of a regression
                 found["soft"] = torch.nn.functional.mse_loss(logits.float(), target)
             else:
                 found["soft"] = losses.soft_targets(logits.float(), target, self._stage.temperature)
         if "labels" in self.weights:
-            found["labels"] = torch.nn.functional.cross_entropy(logits.float(), batch["labels"])
+            if logits.shape[-1] == 1:
+                found["labels"] = torch.nn.functional.mse_loss(logits.float()[:, 0], batch["labels"])
+            else:
+                found["labels"] = torch.nn.functional.cross_entropy(logits.float(), batch["labels"])
         return found
 
     def _inner_losses(self, ours: Inside, theirs: Inside) -> dict[str, Tensor]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from .folders import whole_folder
 from .settings import DistillError, SettingsError
@@ -44,13 +46,33 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def load_model(name: str, kind: Any = transformers.AutoModel, **changed: Any) -> Any:
-    """A checkpoint as a model of a class of `transformers`, float32, in eval mode; new heads are random. Raises SettingsError."""
+def load_model(name: str, kind: Any = transformers.AutoModel, *, trained_head: bool = False, **changed: Any) -> Any:
+    """A checkpoint as a model of a class of `transformers`, float32, in eval mode.
+
+    Args:
+        trained_head: refuse a checkpoint that lacks a part of the head; else that part is random.
+        changed: settings of `config.json`.
+
+    Raises SettingsError, also for a checkpoint whose tensors have other sizes than its settings, `changed` among them, want.
+    """
     try:
         with quiet():
-            return kind.from_pretrained(find_checkpoint(name), dtype=torch.float32, **changed).eval()
-    except (OSError, ValueError) as error:
+            model, found = kind.from_pretrained(
+                find_checkpoint(name), dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **changed
+            )
+    except (OSError, ValueError, SafetensorError) as error:
         raise SettingsError(f"{name}: cannot be loaded: {first_line(error)}") from None
+    for tensor, has, wanted in sorted(found["mismatched_keys"]):
+        raise SettingsError(f"{name}: {tensor} has the shape {tuple(has)}, {tuple(wanted)} is wanted: it is of another task or size")
+    if trained_head and found["missing_keys"]:
+        raise SettingsError(f"{name}: has no trained head for this task ({min(found['missing_keys'])} is missing): fine-tune it first")
+    return model.eval()
+
+
+def check_labels(where: str, names: Sequence[str], labels: Sequence[str]) -> None:
+    """Raise SettingsError if a model's labels are not those of the data, in their order; "LABEL_1" may stand for "1"."""
+    if labels and list(labels) not in (list(names), [name.removeprefix("LABEL_") for name in names]):
+        raise SettingsError(f"{where}: its labels are {list(names)}, those of the data {list(labels)}")
 
 
 @contextlib.contextmanager
@@ -73,15 +95,46 @@ def longest(model: Any) -> int:
     return int(config.max_position_embeddings) - begin
 
 
-def dropout(probability: float | None) -> dict[str, float]:
-    """The settings of `config.json` for a dropout of hidden states and attention; none for None."""
+def check_length(model: Any, max_tokens: int, where: str) -> None:
+    """Raise SettingsError if a model has fewer positions than a setting, `where`, says."""
+    if max_tokens > longest(model):
+        raise SettingsError(f"{where} is {max_tokens}; the model has {longest(model)} positions")
+
+
+def dropout(probability: float | None, checkpoint: str | None = None) -> dict[str, Any]:
+    """The settings of a checkpoint's config.json (None: of BERT's) for a dropout of hidden states and attention; none for None."""
     if probability is None:
         return {}
-    return {"hidden_dropout_prob": probability, "attention_probs_dropout_prob": probability}
+    kind = "bert" if checkpoint is None else load_config(checkpoint).model_type
+    names = ("dropout", "attention_dropout") if kind == "distilbert" else ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    return dict.fromkeys(names, probability)
+
+
+def load_config(name: str) -> Any:
+    """The configuration of a checkpoint. Raises SettingsError."""
+    try:
+        return transformers.AutoConfig.from_pretrained(find_checkpoint(name))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{name}: cannot be loaded: {first_line(error)}") from None
+
+
+def prepare_int8(model: Any, name: str) -> None:
+    """Fake quantization for a model that was asked for by `name`, see `fake_quantization.prepare`. Raises SettingsError."""
+    from .fake_quantization import prepare
+
+    try:
+        prepare(model)
+    except ValueError as error:
+        raise SettingsError(f"quantization_aware: {name}: {error}") from None
 
 
 def check_vocabulary(model: Any, tokenizer: Any, where: str) -> None:
-    """Raise SettingsError if the tokenizer has ids that the model has no embedding for."""
+    """Raise SettingsError if the tokenizer has ids that the model has no embedding for, or no pieces of words at all.
+
+    `transformers` makes a tokenizer of special tokens alone for a directory without a vocabulary.
+    """
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise SettingsError(f"{where}: the files of a tokenizer are missing: it has special tokens alone")
     if len(tokenizer) > model.config.vocab_size:
         raise SettingsError(
             f"{where}: the tokenizer has {len(tokenizer)} pieces, the model {model.config.vocab_size} rows: they do not fit"
@@ -100,8 +153,11 @@ def write_checkpoint(folder: str | Path, model: Any, tokenizer: Any, *, pooling:
     folder = Path(folder)
     limit = min(max_tokens or longest(model), tokenizer.model_max_length)
     with whole_folder(folder) as made:
-        with quiet():
-            model.save_pretrained(made)
+        try:
+            with quiet():
+                model.save_pretrained(made)
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
         tokenizer.save_pretrained(made)
         if pooling:
             _write_sentence_files(made, model.config.hidden_size, limit)

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
 
 from . import checkpoints, command, corpus, models, objectives, pretrain_report, vocabulary
 from .devices import Place, autocast, first_alone, moved
-from .encoders import CONFIGS, Shape, can_pack, make_config
+from .encoders import CONFIGS, Shape, begin_with_sinusoids, can_pack, make_config
 from .masking import Vocabulary, vocabulary_of
 from .packing import PackedBatches, Pairs
 from .settings import SettingsError
@@ -126,8 +125,7 @@ def run(settings: Settings, root: Path, place: Place, *, dry: bool = False) -> d
     objective = make_objective(settings, len(tokenizer), table)
     model = objective.exported()
     models.check_vocabulary(model, tokenizer, settings.model.init or settings.tokenizer.path or settings.out)
-    if settings.objective.max_tokens > models.longest(model):
-        raise SettingsError(f"objective.max_tokens is {settings.objective.max_tokens}; the model has {models.longest(model)} positions")
+    models.check_length(model, settings.objective.max_tokens, "objective.max_tokens")
     batches = make_batches(settings, train_text, table, model.config, settings.training.batch_size, settings.training.seed)
     evaluate = make_evaluation(settings, objective, valid_text, table, place)
     outcome = train(
@@ -157,16 +155,15 @@ def make_objective(settings: Settings, pieces: int, table: Vocabulary) -> Any:
     """The module that is trained, with the settings' random weights or the checkpoint's. Raises SettingsError."""
     wanted = settings.objective
     if settings.model.init is not None:
-        try:
-            config = transformers.AutoConfig.from_pretrained(models.find_checkpoint(settings.model.init))
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"{settings.model.init}: cannot be loaded: {models.first_line(error)}") from None
+        config = models.load_config(settings.model.init)
         if config.model_type not in CONFIGS:
             raise SettingsError(f"{settings.model.init}: its architecture is {config.model_type!r}; known: {', '.join(CONFIGS)}")
     else:
         config = make_config(settings.model, pieces, table)
     torch.manual_seed(settings.training.seed)
     model = objectives.make_model(wanted.kind, config, settings.model.init)
+    if settings.model.positions == "sinusoidal":
+        begin_with_sinusoids(model)
     if wanted.kind != "rtd":
         return objectives.MaskedObjective(model)
     size = wanted.generator_size or (0.25 if config.model_type == "electra" else 0.5)

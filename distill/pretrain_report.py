@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from . import models, report
 from .corpus import Corpus
 from .devices import Place
 from .settings import DistillError, as_json
 from .training import Outcome, read_log
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_AT_ONCE = 1 << 22
 
 
 def finish(out: Path, model: Any, tokenizer: Any, settings: Any, outcome: Outcome, place: Place, text: Corpus) -> dict[str, Any]:
@@ -36,7 +43,12 @@ def finish(out: Path, model: Any, tokenizer: Any, settings: Any, outcome: Outcom
         "finished": outcome.finished,
         "validation": {name: value for name, value in evaluations[-1].items() if name != "score"} if evaluations else None,
         "training": {name: value for name, value in steps[-1].items() if name not in ("step", "tokens", "seconds")},
-        "corpus": {"tokens": len(text.ids), "documents": len(text.documents) - 1, "epochs": round(tokens / len(text.ids), 2)},
+        "corpus": {
+            "tokens": len(text.ids),
+            "documents": len(text.documents) - 1,
+            "epochs": round(tokens / len(text.ids), 2),
+            "unigram_entropy": round(unigram_entropy(text.ids), 4),
+        },
         "tokens": tokens,
         "seconds": seconds,
         "tokens_per_second": round(tokens / max(seconds, 1e-9)),
@@ -49,6 +61,13 @@ def finish(out: Path, model: Any, tokenizer: Any, settings: Any, outcome: Outcom
     }
     report.write(out, found, markdown(found))
     return found
+
+
+def unigram_entropy(ids: NDArray[Any]) -> float:
+    """−Σ p log p of the frequencies of ids (n,), in nats: the loss of a model that knows these alone."""
+    counts = sum(np.bincount(ids[begin : begin + _AT_ONCE], minlength=1 << 16) for begin in range(0, len(ids), _AT_ONCE))
+    shares = np.asarray(counts)[np.asarray(counts) > 0] / max(1, len(ids))
+    return float(-(shares * np.log(shares)).sum())
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -69,6 +88,7 @@ def markdown(found: dict[str, Any]) -> str:
             "",
             *table,
             "",
+            f"A model that knows only how frequent each piece is has a loss of {found['corpus']['unigram_entropy']:.4f}.",
             f"{found['steps']:,} steps{'' if found['finished'] else ' (the budget was over)'}, {found['tokens']:,} tokens "
             f"({found['corpus']['epochs']} epochs of {found['corpus']['tokens']:,}), {found['training'].get('padding', 0):.1%} padding.",
             f"{found['seconds'] / 60:.1f} minutes on {found['hardware']}: {found['tokens_per_second']:,} tokens/s{mfu}.",

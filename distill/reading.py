@@ -22,6 +22,8 @@ from .training import Batch
 
 _LONGEST_ANSWER = 30
 _BEST = 20
+_SPECIAL = 4
+"""The most special tokens of a window: RoBERTa's."""
 
 
 class Question(NamedTuple):
@@ -66,13 +68,16 @@ class Answers(Task):
         return questions
 
     def features(self, rows: Sequence[Any], tokenizer: Any) -> list[Feature]:
-        """Windows; those without the (whole) answer have [CLS] as start and end (Devlin et al. 2019, section 4.3)."""
+        """Windows; those without the (whole) answer have [CLS] as start and end (Devlin et al. 2019, section 4.3).
+
+        A question has at most a quarter of a window.
+        """
         encoded = tokenizer(
-            [each.text.strip() for each in rows],
+            _first_tokens([each.text.strip() for each in rows], tokenizer, self.data.max_tokens // 4),
             [each.context for each in rows],
             truncation="only_second",
             max_length=self.data.max_tokens,
-            stride=min(self.data.stride, self.data.max_tokens // 2),
+            stride=min(self.data.stride, self.data.max_tokens // 2 - _SPECIAL),
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
@@ -131,6 +136,12 @@ class Answers(Task):
         questions = [squad.Question(each.id, each.text, each.context, [text for _, text in each.answers]) for each in rows]
         found = squad.evaluate(questions, self.predictions(logits, rows, features))
         return {name: value / 100 for name, value in found.items() if not name.endswith("total")}
+
+
+def _first_tokens(texts: list[str], tokenizer: Any, most: int) -> list[str]:
+    """The beginning of each text, cut behind its `most`-th token."""
+    spans = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return [text if len(each) <= most else text[: each[most - 1][1]] for text, each in zip(texts, spans, strict=True)]
 
 
 class _Offsets(NamedTuple):

@@ -30,7 +30,7 @@ def finish(out: Path, model: Any, tokenizer: Any, task: Task | None, settings: A
     pooled = task is not None and task.pooled
     limit = settings.data.max_tokens if pooled else None
     folder = models.write_checkpoint(out / "model", model, tokenizer, pooling=pooled, max_tokens=limit)
-    file = models.export(folder, out / "model.tbrt", dtype=settings.dtype, name=out.name)
+    file = models.export(folder, out / "model.tbrt", dtype=settings.dtype, name=out.name, drop_unused_rows=True)
     last = next(line for line in reversed(read_log(outcome.log)) if "loss" in line)
     if task is None:
         scores = {"PyTorch, while training": {name: last[name] for name in ("loss", "masked", "soft", "cosine") if name in last}}
@@ -68,7 +68,7 @@ def write(out: Path, report: dict[str, Any], summary: str) -> None:
 
 def _scores(task: Task, model: Any, tokenizer: Any, folder: Path, file: Path, dtype: str) -> dict[str, dict[str, float]]:
     """What the model reaches in PyTorch, in the runtime in float32, and in the file that was made."""
-    exact = models.export(folder, folder.parent / ".f32.tbrt", dtype="f32")
+    exact = models.export(folder, folder.parent / ".f32.tbrt", dtype="f32", drop_unused_rows=True)
     try:
         return {
             "PyTorch, float32": evaluate(task, model, tokenizer, task.dev, torch.device("cpu")),

@@ -22,19 +22,21 @@ from .settings import DistillError
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- distill:begin -->", "<!-- distill:end -->"
+GOALS = {"sst2-minilm": 0.91, "sst2-4x312": 0.885, "sst2-2x128": 0.845, "sst2-2x128-qat": 0.845, "pretrain-tiny": 6.0}
+"""what a recipe is meant to reach: a score at least, or a loss of masked tokens below it, in nats"""
 _PYTORCH, _INT8 = "PyTorch, float32", "runtime, int8"
 
 
-def take(run: Path, folder: Path) -> None:
-    """Copy the report of a run into a folder. Raises DistillError."""
+def taken(run: Path) -> dict[str, Any]:
+    """The report of a run as the results have it. Raises DistillError."""
     try:
-        found = json.loads((run / "report.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((run / "report.json").read_text(encoding="utf-8"))
         found.pop("summary", None)
         found["settings"] = _without_places(found["settings"])
-        folder.mkdir(exist_ok=True)
-        (folder / f"{found['name']}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    except (OSError, ValueError, KeyError) as error:
+        _line(found)
+    except (OSError, ValueError, KeyError, StopIteration) as error:
         raise DistillError(f"{run}: has no report that can be read: {error}") from None
+    return found
 
 
 def _without_places(value: Any) -> Any:
@@ -47,20 +49,31 @@ def _without_places(value: Any) -> Any:
 
 
 def section(folder: Path) -> str:
-    """The table of all reports in a folder, by name."""
+    """The tables of all reports in a folder, by name."""
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     if not reports:
         return "There are no results yet."
-    table = [["recipe", "parameters", "file", "measured on", "metric", "float32", "int8", "trained"]]
-    table += [_row(each) for each in reports]
-    lines = report.rows(table)
+    pretrained, measured = ([_line(each) for each in reports if ("objective" in each) is kind] for kind in (True, False))
+    lines: list[str] = []
+    if measured:
+        head = ["recipe", "parameters", "file", "measured on", "metric", "float32", "int8", "goal", "trained"]
+        lines += [*report.rows([head, *measured]), ""]
+    if pretrained:
+        head = ["pretraining", "parameters", "pieces", "loss", "of frequencies alone", "goal", "tokens", "tokens/s", "trained"]
+        lines += [*report.rows([head, *pretrained]), ""]
     hardware = sorted({each["hardware"] for each in reports})
-    return "\n".join([*lines, "", f"Trained on: {'; '.join(hardware)}. Times are of a machine that did other work beside."])
+    return "\n".join([*lines, f"Trained on: {'; '.join(hardware)}. Times are of a machine that did other work beside."])
+
+
+def _line(found: Mapping[str, Any]) -> list[str]:
+    """What stands in the table of pretraining, or of the other recipes."""
+    return _pretraining_row(found) if "objective" in found else _row(found)
 
 
 def _row(found: Mapping[str, Any]) -> list[str]:
     exact = found["scores"][_PYTORCH]
     metric = next(name for name, value in exact.items() if name != "score" and value == exact["score"])
+    goal = GOALS.get(found["name"])
     return [
         found["name"],
         f"{found['parameters']:,}",
@@ -69,8 +82,29 @@ def _row(found: Mapping[str, Any]) -> list[str]:
         metric,
         f"{exact['score']:.4f}",
         f"{found['scores'][_INT8]['score']:.4f}" if _INT8 in found["scores"] else "",
-        f"{found['seconds'] / 60:.0f} min" + ("" if found["finished"] else ", stopped by its budget"),
+        "" if goal is None else f"{goal}{'' if exact['score'] >= goal else ', not reached'}",
+        _minutes(found),
     ]
+
+
+def _pretraining_row(found: Mapping[str, Any]) -> list[str]:
+    loss = (found["validation"] or found["training"])["loss"]
+    goal = GOALS.get(found["name"])
+    return [
+        found["name"],
+        f"{found['parameters']:,}",
+        f"{found['settings']['tokenizer']['vocab_size']:,}",
+        f"{loss:.3f}",
+        f"{found['corpus']['unigram_entropy']:.3f}",
+        "" if goal is None else f"below {goal}{'' if loss < goal else ', not reached'}",
+        f"{found['tokens']:,}",
+        f"{found['tokens_per_second']:,}",
+        _minutes(found),
+    ]
+
+
+def _minutes(found: Mapping[str, Any]) -> str:
+    return f"{found['seconds'] / 60:.0f} min" + ("" if found["finished"] else ", stopped by its budget")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,11 +120,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         nonlocal stale
-        for run in options.runs:
-            take(run, options.results)
-        before = options.readme.read_text(encoding="utf-8")
+        reports = [taken(run) for run in options.runs]
+        try:
+            before = options.readme.read_text(encoding="utf-8")
+        except OSError as error:
+            raise DistillError(f"{options.readme}: cannot be read: {error.strerror}") from None
         if before.count(BEGIN) != 1 or before.count(END) != 1:
             raise DistillError(f"{options.readme}: must have the lines {BEGIN} and {END}, once each")
+        options.results.mkdir(exist_ok=True)
+        for found in reports:
+            (options.results / f"{found['name']}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         head, rest = before.split(BEGIN)
         after = f"{head}{BEGIN}\n{section(options.results)}\n{END}{rest.split(END)[1]}"
         stale = after != before

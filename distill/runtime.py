@@ -11,16 +11,43 @@ import numpy as np
 import tinybert_rt as tb
 
 from .batches import Feature
+from .models import check_labels
 from .settings import DistillError
 from .tasks import Task
+
+_HEADS = {
+    "classification": "sequence_classification",
+    "regression": "sequence_classification",
+    "choice": "sequence_classification",
+    "tagging": "token_classification",
+    "answers": "question_answering",
+}
+"""the heads of a file that tasks need; sentence vectors need none"""
 
 
 def evaluate(task: Task, path: str | Path, rows: Sequence[Any], tokenizer: Any) -> dict[str, float]:
     """The task's numbers for a `.tbrt` file, from the same token ids as PyTorch gets. Raises DistillError."""
+    model = load(path)
+    _check_head(task, model, path)
     features = task.features(rows, tokenizer)
-    found = outputs(task, load(path), features)
+    try:
+        found = outputs(task, model, features)
+    except tb.TinyBertError as error:
+        raise DistillError(f"{path}: {error}") from None
     numbers = task.measure(found, rows, features)
     return {**numbers, "score": numbers[task.main_metric]}
+
+
+def _check_head(task: Task, model: Any, path: str | Path) -> None:
+    """Raise DistillError for a head that is not the task's."""
+    head, wanted = model.info()["head"], _HEADS.get(task.data.kind)
+    if wanted is None:
+        return
+    if head != wanted:
+        raise DistillError(f"{path}: its head is {head!r}, data of kind {task.data.kind!r} need {wanted!r}")
+    if task.data.kind in ("regression", "choice") and len(model.labels) != 1:
+        raise DistillError(f"{path}: its head has {len(model.labels)} outputs, data of kind {task.data.kind!r} need one")
+    check_labels(str(path), model.labels, task.labels)
 
 
 def load(path: str | Path) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import sys
 import types
 import typing
@@ -145,12 +146,12 @@ def _convert(value: Any, hint: Any, path: str, where: str) -> Any:
 
 def _fits(value: Any, kind: Any) -> bool:
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _name_of(kind: Any) -> str:
-    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(kind, str(kind))
+    return {int: "a whole number", float: "a finite number", str: "text", bool: "true or false"}.get(kind, str(kind))
 
 
 def _name(value: Any) -> str:

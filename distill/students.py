@@ -84,8 +84,12 @@ def make_student(student: Student, teacher: Any, kind: Any, head: dict[str, Any]
         config = transformers.ElectraConfig(**shape, **head, embedding_size=student.embedding)
     made = kind.from_config(config).eval()
     if student.init == "teacher":
-        if student.heads > source.num_attention_heads or student.hidden > source.hidden_size:
-            raise SettingsError("a student has at most its teacher's hidden size and heads; init = 'random' lifts that")
+        wider = (student.hidden, student.heads, student.intermediate)
+        if any(
+            own > theirs
+            for own, theirs in zip(wider, (source.hidden_size, source.num_attention_heads, source.intermediate_size), strict=True)
+        ):
+            raise SettingsError("a student has at most its teacher's hidden and intermediate size and heads; init = 'random' lifts that")
         _Narrowing(teacher.base_model.eval(), made.base_model, student, samples).run()
     return made
 

@@ -21,9 +21,10 @@ from torch.nn import functional
 
 from tools import metrics
 from tools.rows import DataError, column, iob1_to_iob2, read_conll, read_table
+from tools.vector_tasks import numbers
 
 from .batches import Collate, Feature, collate, in_order
-from .devices import moved
+from .devices import moved, of_all_processes
 from .settings import DistillError, SettingsError
 from .training import Batch
 
@@ -158,7 +159,11 @@ class _Texts(Task):
         for name in (self.data.text, self.data.pair, self.data.label if self.needs_label() else None):
             if name is not None:
                 column(path, rows, name)
+        self.check(path, rows)
         return rows
+
+    def check(self, path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+        """Raise DataError for a row that the task cannot use."""
 
     def needs_label(self) -> bool:
         """Whether a row must have a label."""
@@ -176,11 +181,8 @@ class _Texts(Task):
         return [dict(zip(names, values, strict=True)) for values in zip(*(encoded[name] for name in names), strict=True)]
 
     def numbers(self, rows: Sequence[Mapping[str, str]]) -> list[float]:
-        """The label column as numbers. Raises DistillError."""
-        try:
-            return [float(row[self.data.label]) for row in rows]
-        except ValueError as error:
-            raise DistillError(f"column {self.data.label!r}: {error}") from None
+        """The label column as numbers."""
+        return [float(row[self.data.label]) for row in rows]
 
 
 class Classification(_Texts):
@@ -189,8 +191,16 @@ class Classification(_Texts):
     auto = transformers.AutoModelForSequenceClassification
     main_metric = "accuracy"
 
+    def check(self, path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+        for number, row in enumerate(rows, 1):
+            if not row[self.data.label].strip():
+                raise DataError(f"{path}: row {number}: the column {self.data.label!r} is empty")
+
     def find_labels(self) -> list[str]:
         names = {row[self.data.label] for row in self.train}
+        if len(names) < 2:
+            found = f"the label {next(iter(names))!r} alone" if names else "no labels"
+            raise DataError(f"data.train has {found}: there is nothing to tell apart")
         missing = sorted({row[self.data.label] for row in self.dev} - names)
         if missing:
             raise DataError(f"{self.data.dev}: label {missing[0]!r} does not occur in the training data")
@@ -214,6 +224,9 @@ class Regression(_Texts):
 
     def head_config(self) -> dict[str, Any]:
         return {"num_labels": 1, "problem_type": "regression"}
+
+    def check(self, path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+        numbers(path, [row[self.data.label] for row in rows])
 
     def features(self, rows: Sequence[Any], tokenizer: Any) -> list[Feature]:
         made = self.tokenize(tokenizer, *self.texts(rows))
@@ -247,7 +260,8 @@ class Tagging(Task):
             first = [place is not None and place != before for place, before in zip(places, [None, *places], strict=False)]
             labels = [ids.get(tags[place], 0) if begins else -100 for place, begins in zip(places, first, strict=True)]
             feature = {name: encoded[name][index] for name in ("input_ids", "token_type_ids") if name in encoded}
-            made.append({**feature, "labels": labels})
+            tagged = tuple(place for place, begins in zip(places, first, strict=True) if begins)
+            made.append({**feature, "labels": labels, "words": tagged})
         return made
 
     def outputs(self, model: torch.nn.Module, batch: Batch) -> list[Any]:
@@ -257,9 +271,11 @@ class Tagging(Task):
 
     def measure(self, logits: Sequence[Any], rows: Sequence[Any], features: Sequence[Feature]) -> dict[str, float]:
         predicted = []
-        for found, (words, _) in zip(logits, rows, strict=True):
-            tags = [self.labels[index] for index in found]
-            predicted.append(tags + [self.labels[0]] * (len(words) - len(tags)))  # words that were cut off
+        for found, feature, (words, _) in zip(logits, features, rows, strict=True):
+            tags = [self.labels[0]] * len(words)  # of words that were cut off or have no token
+            for place, index in zip(feature["words"], found, strict=True):
+                tags[place] = self.labels[index]
+            predicted.append(tags)
         numbers = metrics.tagging_metrics(predicted, [tags for _, tags in rows])
         return {**numbers, "score": numbers.get("f1", numbers["accuracy"])}
 
@@ -270,8 +286,7 @@ class Choice(_Texts):
     auto = transformers.AutoModelForMultipleChoice
     main_metric = "accuracy"
 
-    def features(self, rows: Sequence[Any], tokenizer: Any) -> list[Feature]:
-        made = []
+    def check(self, path: Path, rows: Sequence[Mapping[str, str]]) -> None:
         for number, row in enumerate(rows, 1):
             try:
                 choices, right = json.loads(row[self.data.pair or ""]), int(row[self.data.label])
@@ -279,16 +294,27 @@ class Choice(_Texts):
             except ValueError:
                 good = False
             if not good:
-                raise DistillError(f"row {number}: {self.data.pair!r} must be a JSON list of texts, {self.data.label!r} the place of one")
+                raise DataError(
+                    f"{path}: row {number}: {self.data.pair!r} must be a JSON list of texts, {self.data.label!r} the place of one, from 0"
+                )
+
+    def find_labels(self) -> list[str]:
+        for where, rows in (("data.train", self.train), (self.data.dev, self.dev)):
+            counts = {len(json.loads(row[self.data.pair or ""])) for row in rows}
+            if len(counts) > 1:
+                raise DataError(f"{where}: rows have {' and '.join(map(str, sorted(counts)))} choices: every row must have the same number")
+        return []
+
+    def features(self, rows: Sequence[Any], tokenizer: Any) -> list[Feature]:
+        made = []
+        for row in rows:
+            choices, right = json.loads(row[self.data.pair or ""]), int(row[self.data.label])
             tokenized = self.tokenize(tokenizer, [row[self.data.text]] * len(choices), choices)
             made.append({"input_ids": [each["input_ids"] for each in tokenized], "choices": tokenized, "labels": right})
         return made
 
     def collate(self, tokenizer: Any) -> Collate:
         def together(features: Sequence[Feature]) -> Batch:
-            counts = {len(each["choices"]) for each in features}
-            if len(counts) > 1:
-                raise DistillError(f"rows have {' and '.join(map(str, sorted(counts)))} choices: every row must have the same number")
             batch = collate([choice for each in features for choice in each["choices"]], tokenizer.pad_token_id)
             made = {name: value.view(len(features), -1, value.shape[-1]) for name, value in batch.items() if name != "tokens"}
             return {**made, "tokens": batch["tokens"], "labels": torch.tensor([each["labels"] for each in features])}
@@ -334,9 +360,14 @@ class Pairs(_Texts):
         return together
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """Cross entropy of the right text among those of the batch, cosine / 0.05 (Henderson et al. 2017, section 4)."""
+        """Cross entropy of the right text among those of the batch in all processes, cosine / 0.05 (Henderson et al. 2017, section 4).
+
+        Each accumulated part of a batch is one of its own.
+        """
         first, second = mean_vectors(model, batch).chunk(2)
-        return functional.cross_entropy(first @ second.T / self.temperature, torch.arange(len(first), device=first.device))
+        every, begin = of_all_processes(second)
+        right = torch.arange(begin, begin + len(first), device=first.device)
+        return functional.cross_entropy(first @ every.T / self.temperature, right)
 
     def outputs(self, model: torch.nn.Module, batch: Batch) -> list[Any]:
         first, second = mean_vectors(model, batch).cpu().numpy().reshape(2, len(batch["input_ids"]) // 2, -1)
@@ -354,6 +385,9 @@ class Similarity(Pairs):
 
     def needs_label(self) -> bool:
         return True
+
+    def check(self, path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+        numbers(path, [row[self.data.label] for row in rows])
 
     def find_labels(self) -> list[str]:
         self._largest = max(self.numbers(self.train or self.dev))

@@ -6,6 +6,7 @@ masks) are seeded anew by seed, step and process. A run that was killed goes on 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -42,6 +43,21 @@ class Batches(Protocol):
 
     def at(self, step: int, part: int, parts: int) -> Batch:
         """The `part`-th of `parts` equal shares of a step's batch; "tokens" counts what is no padding."""
+
+
+_ABOVE_ZERO = (
+    "learning_rate",
+    "steps",
+    "epochs",
+    "batch_size",
+    "accumulation",
+    "epsilon",
+    "clip_norm",
+    "log_every",
+    "checkpoint_every",
+    "evaluate_every",
+    "threads",
+)
 
 
 @dataclass(frozen=True)
@@ -81,14 +97,20 @@ class Training:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("say either 'steps' or 'epochs'")
-        for name in ("learning_rate", "batch_size", "accumulation", "log_every", "checkpoint_every"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is {self.warmup}; it must be from 0 to below 1")
+        for name in _ABOVE_ZERO:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}; it must be above 0")
+        for name in ("weight_decay", "seed", "budget_minutes"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} is {value}; it must not be below 0")
+        for name in ("warmup", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to below 1")
 
     def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step from 0: linear warm-up, then to 0 at the last step as `schedule` says."""
+        """The learning rate of a step from 0: linear warm-up, then down as `schedule` says, to 0 behind the last step."""
         rising = int(self.warmup * steps)
         if step < rising:
             return self.learning_rate * (step + 1) / rising
@@ -146,7 +168,7 @@ def train(
             are trained. An attribute `leaves_parts_out` says that some of them are not in every loss.
         folder: gets `log.jsonl`, `checkpoints/` and, with `evaluate`, the best parameters in `best.pt`.
         settings: the run's dataclass, to refuse a folder that was begun with other ones.
-        evaluate: measures the objective, returns numbers with a "score" (more is better).
+        evaluate: measures the objective, returns numbers with a "score" (more is better); called where the budget ends, too.
         flops_per_token: of forward and backward pass, for the share of the device's peak (MFU).
 
     Raises TrainingError when the loss is no number, SettingsError for a folder of another run, CheckpointError.
@@ -157,11 +179,13 @@ def train(
     if training.threads:
         torch.set_num_threads(training.threads)
     objective.to(place.device)
-    optimizer = _optimizer(objective, training, place)
+    optimizer = _optimizer(objective, training)
     own = as_json(settings)
     state = _resume(folder, objective, optimizer, own)
     with ExitStack() as stack:
         log = stack.enter_context(closing(_Log(folder / "log.jsonl", state.step, place)))
+        if state.best is None and place.first:
+            (folder / "best.pt").unlink(missing_ok=True)  # of a run that ended before its first checkpoint
         module: Any = objective
         if place.processes > 1:
             devices = [place.device.index] if place.device.type == "cuda" else None
@@ -169,7 +193,7 @@ def train(
             module = torch.nn.parallel.DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=unused)
         if training.compile:
             module = torch.compile(module)
-        peak, peak_source = peak_flops(place) if flops_per_token and place.first else (0.0, "")
+        peak, peak_source = peak_flops(place, training.precision) if flops_per_token and place.first else (0.0, "")
         if peak and not state.step:
             log.write({"peak_flops": peak, "peak_source": peak_source, "flops_per_token": flops_per_token, "device": _device_name(place)})
         trained = [each for each in objective.parameters() if each.requires_grad]
@@ -206,7 +230,8 @@ def train(
             state.step += 1
             bar.update()
             ends = state.step == steps
-            if ends or state.step % training.log_every == 0 or state.step % training.checkpoint_every == 0:
+            measures = evaluate is not None and (ends or state.step % every == 0)
+            if ends or measures or state.step % training.log_every == 0 or state.step % training.checkpoint_every == 0:
                 means = _means(state, place)
                 now = time.perf_counter()
                 state.seconds = before + now - began
@@ -221,12 +246,13 @@ def train(
                 log.write(line)
                 bar.set_postfix_str(f"loss {means['loss']:.4g}, {speed:,.0f} tokens/s" + (f", MFU {line['mfu']:.1%}" if peak else ""))
                 over = _agreed(training.budget_minutes is not None and state.seconds >= 60 * training.budget_minutes, place)
-            if evaluate is not None and (ends or state.step % every == 0) and place.first:
+            if evaluate is not None and (measures or over) and place.first:
                 objective.eval()
                 paused = time.perf_counter()
                 measured = {"step": state.step, **evaluate()}
                 log.write({"evaluation": measured})
-                if state.best is None or measured["score"] > state.best["score"]:
+                # A score may be NaN, as the correlation with a constant is; any other is better.
+                if state.best is None or measured["score"] > state.best["score"] or math.isnan(state.best["score"]):
                     state.best = dict(measured)
                     checkpoints.write(folder / "best.pt", {"objective": objective.state_dict()})
                 since += time.perf_counter() - paused
@@ -296,7 +322,8 @@ class _Log:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what could not be written was said
+                self._file.close()
 
     def _failed(self, error: OSError) -> TrainingError:
         last = checkpoints.newest(self._path.parent / "checkpoints")
@@ -321,7 +348,7 @@ def _lines_up_to(path: Path, step: int) -> list[dict[str, Any]]:
     return kept
 
 
-def _optimizer(objective: torch.nn.Module, training: Training, place: Place) -> torch.optim.Optimizer:
+def _optimizer(objective: torch.nn.Module, training: Training) -> torch.optim.Optimizer:
     trained = [each for each in objective.parameters() if each.requires_grad]
     if not trained:
         raise SettingsError("nothing is left to train: every parameter is frozen")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import distill_files
 import numpy as np
 import pytest
+import torch
 import transformers
 from models import write_checkpoint
 
@@ -18,6 +20,7 @@ import tinybert_rt as tb
 from distill import distill, models, texts
 from distill.augment import Augment, augmented, neighbours
 from distill.distill import METHODS
+from distill.inside import Watch
 from distill.training import read_log
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,16 +31,15 @@ LAYERED = ["tinybert-layers", "minilm", "minilm2", "patient"]
 
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A sentence encoder, a classifier and a masked language model with the same encoder."""
+    """A sentence encoder, two classifiers, one that gives a number, and a masked language model with the same encoder."""
     folder = tmp_path_factory.mktemp("teachers")
     write_checkpoint(folder / "encoder", hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4)
     tokenizer = models.load_tokenizer(str(folder / "encoder"))
+    of_texts = transformers.AutoModelForSequenceClassification
     for name, kind, head in (
-        (
-            "classifier",
-            transformers.AutoModelForSequenceClassification,
-            LABELS,
-        ),
+        ("classifier", of_texts, LABELS),
+        ("other", of_texts, LABELS),
+        ("number", of_texts, {"num_labels": 1, "problem_type": "regression"}),
         ("masked", transformers.AutoModelForMaskedLM, {}),
     ):
         model = models.load_model(str(folder / "encoder"), kind, **head)
@@ -46,8 +48,9 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def recipe(folder: Path, teacher: Path, stages: str, *, kind: str = "classification", student: str = "") -> Path:
-    columns = {"classification": 'text = "sentence"', "similarity": 'text = "first"\npair = "second"\nlabel = "score"'}[kind]
-    train, dev = getattr(distill_files, kind)(folder)
+    scored = 'text = "first"\npair = "second"\nlabel = "score"'
+    columns = 'text = "sentence"' if kind == "classification" else scored
+    train, dev = (distill_files.classification if kind == "classification" else distill_files.similarity)(folder)
     return distill_files.settings(
         folder / "settings.toml",
         f"""
@@ -116,7 +119,7 @@ def test_stages_follow_each_other_and_the_report_is_of_the_last(teachers: dict[s
     assert report["steps"] == 8
     assert report["scores"]["runtime, f32"]["accuracy"] == pytest.approx(report["scores"]["PyTorch, float32"]["accuracy"], abs=1e-6)
     assert tb.load(tmp_path / "run" / "model.tbrt").labels == ["bad", "good"]
-    assert (tmp_path / "run" / "stage-2" / "teacher.npy").exists()
+    assert len(list((tmp_path / "run" / "stage-2").glob("teacher-*.npy"))) == 1
     log = (tmp_path / "run" / "stage-2" / "log.jsonl").read_text(encoding="utf-8")
     assert run(path) == 0  # goes on where it ended: nothing is trained again
     assert (tmp_path / "run" / "stage-2" / "log.jsonl").read_text(encoding="utf-8") == log
@@ -135,10 +138,49 @@ def test_a_sentence_encoder_comes_near_its_teacher(labels_by: str, teachers: dic
     assert (ours * theirs).sum(1).mean() > 0.8
 
 
+def test_both_texts_of_a_pair_are_examples_of_vectors(
+    teachers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(recipe(tmp_path, teachers["encoder"], stage("embedding"), kind="similarity"), "--dry-run") == 0
+    assert "96 examples" in capsys.readouterr().out  # of 48 rows
+
+
+def test_a_number_is_distilled_with_squared_errors(teachers: dict[str, Path], tmp_path: Path) -> None:
+    assert run(recipe(tmp_path, teachers["number"], stage("patient"), kind="regression")) == 0
+    assert losses(tmp_path / "run" / "stage-1", "labels")[-1] < losses(tmp_path / "run" / "stage-1", "labels")[0]
+
+
+def test_labels_of_another_teacher_are_made_anew(teachers: dict[str, Path], tmp_path: Path) -> None:
+    path = recipe(tmp_path, teachers["classifier"], stage("soft", steps=2))
+    for teacher in ("classifier", "classifier", "other"):  # a run that ended before its first checkpoint may go on with other settings
+        shutil.rmtree(tmp_path / "run" / "stage-1" / "checkpoints", ignore_errors=True)
+        assert run(path, "--set", f"teacher={teachers[teacher]}") == 0
+    first, second = (np.load(each) for each in (tmp_path / "run" / "stage-1").glob("teacher-*.npy"))
+    assert not np.allclose(first, second)
+
+
+def test_nothing_is_kept_of_passes_that_are_not_watched(teachers: dict[str, Path]) -> None:
+    model = models.load_model(str(teachers["encoder"]))
+    ids = torch.tensor([[2, 7, 3]])
+    inside = Watch(model)({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    assert len(inside.queries) == len(inside.values) == 3
+    assert not any(module._forward_hooks for module in model.modules() if isinstance(module, torch.nn.Linear))
+
+
 def test_a_student_may_begin_with_a_checkpoint(teachers: dict[str, Path], tmp_path: Path) -> None:
     path = recipe(tmp_path, teachers["classifier"], stage("soft", steps=2), student=f'checkpoint = "{teachers["classifier"]}"')
     assert run(path) == 0
     assert losses(tmp_path / "run" / "stage-1")[0] < 0.7
+
+
+def test_a_second_stage_does_not_depend_on_how_the_first_one_ended(teachers: dict[str, Path], tmp_path: Path) -> None:
+    found = []
+    for _ in range(2):
+        path = recipe(tmp_path, teachers["classifier"], stage("tinybert-layers", steps=4) + stage("tinybert-layers", steps=4))
+        assert run(path) == 0
+        found.append(losses(tmp_path / "run" / "stage-2"))
+        shutil.rmtree(tmp_path / "run" / "stage-2")  # the first stage is finished, and is not run again
+    assert found[0] == found[1]
 
 
 def test_what_quantization_aware_training_measures_is_what_the_runtime_gives(teachers: dict[str, Path], tmp_path: Path) -> None:
@@ -173,7 +215,17 @@ BAD = {
     "relation heads": ("minilm2", "", "relation_heads = 5", "must divide both hidden sizes, 16 and 32"),
     "teacher layer": ("minilm2", "", "teacher_layer = 9", "the teacher has 3 layers"),
     "labels": ("patient", "", "augment = { copies = 2 }", "needs the task's own examples"),
-    "loss": ("soft", "", "losses = { sofd = 1.0 }", "losses: unknown 'sofd'"),
+    "loss": ("soft", "", "losses = { sofd = 1.0 }", "losses: method 'soft' has no loss 'sofd'; known: attention"),
+    "loss of vectors": ("soft", "", "losses = { vector = 1.0 }", "losses: method 'soft' has no loss 'vector'"),
+    "loss of states": ("embedding", "", "losses = { hidden = 1.0 }", "has no loss 'hidden'; known: similarity, vector"),
+    "no loss": ("soft", "", "losses = { soft = 0.0 }", "losses: every weight is 0"),
+    "vectors": ("embedding", "", "", "needs data of kind 'similarity' or 'pairs', not 'classification'"),
+    "too long": (
+        "soft",
+        "",
+        'texts = { files = ["train.tsv"], column = "other", max_tokens = 97 }',
+        "stages.0.texts.max_tokens is 97; the model",
+    ),
     "method": ("sofd", "", "", "method is 'sofd'; known: 'soft'"),
     "temperature": ("soft", "", "temperature = 0.0", "temperature is 0.0"),
 }
@@ -186,6 +238,19 @@ def test_bad_settings_are_one_clear_line(case: str, teachers: dict[str, Path], t
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_teacher_without_a_trained_head_or_with_other_labels_is_refused(
+    teachers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(recipe(tmp_path, teachers["encoder"], stage("soft"))) == 2
+    assert "encoder: has no trained head for this task" in capsys.readouterr().err
+    path = recipe(tmp_path, teachers["classifier"], stage("soft"))
+    for name in ("train.tsv", "dev.tsv"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        (tmp_path / name).write_text(text.replace("\tbad", "\tworse"), encoding="utf-8")  # behind "good"
+    assert run(path) == 2
+    assert "classifier: its labels are ['bad', 'good'], those of the data ['good', 'worse']" in capsys.readouterr().err
 
 
 def test_neighbours_are_the_nearest_words(teachers: dict[str, Path]) -> None:

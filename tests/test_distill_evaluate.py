@@ -12,19 +12,22 @@ from models import write_checkpoint
 
 from distill import evaluate, models, results
 
+NUMBERS = [f"--set=data.{each}" for each in ("kind=regression", 'train=["numbers.tsv"]', "dev=numbers.tsv")]
 LABELS = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """model/, model.tbrt, other/ (with other labels), and settings.toml with their task."""
+    """model/, model.tbrt, other/ and other.tbrt (with other labels), base/ (without a head), and settings.toml with their task."""
     made = tmp_path_factory.mktemp("evaluate")
     write_checkpoint(made / "base", hidden_size=32, intermediate_size=64)
     tokenizer = models.load_tokenizer(str(made / "base"))
     for name, labels in (("model", LABELS), ("other", {})):
         model = models.load_model(str(made / "base"), transformers.AutoModelForSequenceClassification, **labels)
         models.write_checkpoint(made / name, model, tokenizer)
-    models.export(made / "model", made / "model.tbrt", dtype="f32")
+        models.export(made / name, made / f"{name}.tbrt", dtype="f32")
+    models.export(made / "base", made / "headless.tbrt", pooling="mean", normalize=True)
+    (made / "numbers.tsv").write_text("sentence\tlabel\nthe cat\t1\nthe dog\t2\n", encoding="utf-8")
     train, dev = distill_files.classification(made)
     data = f'[data]\nkind = "classification"\ntrain = ["{train}"]\ndev = "{dev}"\ntext = "sentence"\nmax_tokens = 32\n'
     distill_files.settings(made / "settings.toml", f"{data}[training]\nlearning_rate = 1\n")
@@ -48,7 +51,14 @@ def test_a_checkpoint_and_its_file_have_the_same_numbers(folder: Path, tmp_path:
     [
         ("other", [], "its labels are ['LABEL_0', 'LABEL_1'], those of the data ['bad', 'good']"),
         ("model.tbrt", ["--tokenizer", "nowhere"], "nowhere: there is no such directory of a tokenizer"),
-        ("missing.tbrt", [], "missing.tbrt"),
+        ("missing.tbrt", [], "missing.tbrt: there is no such file"),
+        ("headless.tbrt", [], "headless.tbrt: its head is"),
+        ("model", ["--set", "data.max_tokens=400"], "data.max_tokens is 400; the model has 96 positions"),
+        ("base", [], "base: has no trained head for this task"),
+        ("other.tbrt", [], "other.tbrt: its labels are ['LABEL_0', 'LABEL_1'], those of the data ['bad', 'good']"),
+        ("model.tbrt", ["--set", "data.kind=tagging"], "its head is 'sequence_classification', data of kind 'tagging' need"),
+        ("model.tbrt", NUMBERS, "its head has 2 outputs, data of kind 'regression' need one"),
+        ("model", NUMBERS, "classifier.bias has the shape (2,), (1,) is wanted: it is of another task or size"),
         ("model", ["--set", "data.dev=nothing.tsv"], "nothing.tsv: there is no such file"),
         ("model", ["--set", "data.devv=x"], "unknown key 'devv'; did you mean 'dev'?"),
     ],
@@ -106,3 +116,11 @@ def test_the_readme_has_what_the_reports_give() -> None:
 def test_a_run_without_a_report_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert results.main([str(tmp_path), "--results", str(tmp_path / "results")]) == 2
     assert "has no report that can be read" in capsys.readouterr().err
+
+
+def test_nothing_is_taken_where_one_run_or_the_readme_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, folder = write_run(tmp_path, "small", 0.8), tmp_path / "results"
+    assert results.main([str(good), str(tmp_path), "--results", str(folder)]) == 2
+    assert results.main([str(good), "--results", str(folder), "--readme", str(tmp_path / "nothing.md")]) == 2
+    assert "nothing.md: cannot be read: No such file" in capsys.readouterr().err
+    assert not folder.exists()

@@ -22,10 +22,12 @@ from pretraining import WORDS, recipe, tokenizer, tokens, write_texts  # noqa: E
 
 import tinybert_rt as tb  # noqa: E402
 from distill import pretrain  # noqa: E402
-from distill.encoders import ARCHITECTURES, Shape, hidden_states, make_config, masked_logits  # noqa: E402
+from distill.devices import stated_peak  # noqa: E402
+from distill.encoders import ARCHITECTURES, Shape, begin_with_sinusoids, hidden_states, make_config, masked_logits  # noqa: E402
 from distill.masking import IGNORED  # noqa: E402
 from distill.objectives import MaskedObjective, ReplacedTokenObjective, make_model, masked_loss, sample  # noqa: E402
 from distill.packing import PackedBatches  # noqa: E402
+from distill.pretrain_report import unigram_entropy  # noqa: E402
 from distill.settings import SettingsError  # noqa: E402
 from distill.training import Batch  # noqa: E402
 
@@ -57,6 +59,32 @@ def make(architecture: str, kind: str = "mlm", **changed: Any) -> tuple[Any, Bat
     batches = PackedBatches(text, vocabulary, width=32, batch_size=8, rate=0.15, pairs=PAIRS.get(kind, "none"), always_mask=kind == "rtd")
     found = (batches.at(step, 0, 1) for step in range(batches.per_epoch()))
     return objective, max(found, key=lambda batch: int(batch["segments"].max(1).values.sum()))  # with the most examples in its rows
+
+
+@pytest.mark.parametrize("architecture", [name for name in KINDS if not name.startswith("deberta")])
+def test_positions_that_begin_as_sinusoids_differ_by_rotations(architecture: str) -> None:
+    """The dot product of two positions depends on their distance alone; the table is as large as a random one."""
+    objective, _ = make(architecture)
+    (table,) = (each.weight for name, each in objective.named_modules() if name.endswith("position_embeddings"))
+    spread = table.std()
+    begin_with_sinusoids(objective.model)
+    products = table @ table.T
+    for distance in range(5):
+        diagonal = products.diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=1e-4, atol=1e-6)
+    assert products.diagonal(0)[0] > products.diagonal(1)[0] > products.diagonal(3)[0]
+    torch.testing.assert_close(table.std(), spread, rtol=1e-4, atol=0)
+
+
+def test_an_architecture_without_positions_has_no_sinusoids() -> None:
+    with pytest.raises(SettingsError, match="no table of positions"):
+        begin_with_sinusoids(make("deberta")[0].model)
+    with pytest.raises(ValueError, match="leave out positions"):
+        Shape(init="x", positions="sinusoidal")
+
+
+def test_unigram_entropy_is_that_of_the_frequencies() -> None:
+    assert unigram_entropy(np.array([1, 1, 2, 3], np.uint16)) == pytest.approx(0.5 * np.log(2) + 0.5 * np.log(4))
 
 
 @pytest.mark.parametrize(("architecture", "kind"), OBJECTIVES)
@@ -374,6 +402,34 @@ def test_a_run_does_not_go_on_with_other_text(tmp_path: Path, capsys: pytest.Cap
     assert run(path) == 2
     assert "the run was begun with other text or another tokenizer: name another 'out', or remove it" in capsys.readouterr().err
     assert sorted((each, each.stat().st_size) for each in (tmp_path / "out").rglob("*")) == before
+
+
+def test_flops_are_those_that_pytorch_counts() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    objective, batch = make("bert")
+    rows, width = batch["input_ids"].shape
+    objective.model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        objective(batch)["loss"].backward()
+    rate = len(batch["places"]) / (rows * width)
+    assert objective.flops_per_token(width, rate) * rows * width == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_the_share_of_the_peak_is_that_of_the_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distill.training.peak_flops", lambda place, precision: (1e8, f"a made-up peak in {precision}"))
+    assert run(write_recipe(tmp_path, steps=2, precision="float32")) == 0
+    first, *lines = map(json.loads, (tmp_path / "out" / "log.jsonl").read_text().splitlines())
+    assert first["peak_source"] == "a made-up peak in float32"
+    for line in lines:
+        if "mfu" in line:
+            assert line["mfu"] == pytest.approx(line["tokens_per_second"] * first["flops_per_token"] / 1e8, rel=1e-3)
+
+
+def test_a_gpu_has_the_peak_of_its_own_name() -> None:
+    assert stated_peak("NVIDIA H100 80GB HBM3") == 989e12
+    assert stated_peak("NVIDIA A10") == 125e12
+    assert [stated_peak(name) for name in ("NVIDIA A10G", "NVIDIA L40", "NVIDIA GH200 480GB")] == [None] * 3
 
 
 def test_logits_are_those_of_the_whole_head() -> None:

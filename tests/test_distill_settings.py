@@ -63,6 +63,8 @@ def test_tables_lists_and_defaults_become_dataclasses(tmp_path: Path) -> None:
         (GOOD + "steps = true\n", r"inner\.steps is True; it must be a whole number"),
         (GOOD + "on = 1\n", r"inner\.on is 1; it must be true or false"),
         (GOOD + 'kind = "c"\n', r"inner\.kind is 'c'; known: 'a', 'b'"),
+        ('files = ["a"]\n[inner]\nrate = nan\n', r"inner\.rate is nan; it must be a finite number"),
+        ('files = ["a"]\n[inner]\nrate = inf\n', r"inner\.rate is inf; it must be a finite number"),
         (GOOD + "steps = 0\n", r"\[inner\]: steps must be 1 or more"),
         ('maybe = "1"\n' + GOOD, "maybe is '1'; it must be a whole number"),
         ('words = {x = "y"}\n' + GOOD, r"words\.x is 'y'; it must be a whole number"),

@@ -108,13 +108,14 @@ def test_products_that_are_narrow_enough_stay(teacher: Any) -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ({"hidden": 64, "heads": 4}, "at most its teacher's hidden size"),
+        ({"hidden": 64, "heads": 4}, "at most its teacher's hidden and intermediate size"),
+        ({"hidden": 48, "heads": 4, "intermediate": 128}, "at most its teacher's hidden and intermediate size"),
         ({"hidden": 48, "heads": 4, "copied": (1, 9)}, "the teacher has the layers 1 to 4"),
     ],
 )
 def test_students_that_cannot_be_made_are_refused(shape: dict[str, Any], message: str, teacher: Any, samples: list[dict[str, Any]]) -> None:
     with pytest.raises(SettingsError, match=message):
-        make(Student(layers=2, intermediate=64, **shape), teacher, samples=samples)
+        make(Student(**{"layers": 2, "intermediate": 64} | shape), teacher, samples=samples)
 
 
 def test_a_student_shape_must_be_whole() -> None:

@@ -19,8 +19,9 @@ from linear_run import losses, run  # noqa: E402
 
 from distill import checkpoints  # noqa: E402
 from distill.checkpoints import CheckpointError  # noqa: E402
+from distill.devices import find_place  # noqa: E402
 from distill.settings import SettingsError  # noqa: E402
-from distill.training import Training, TrainingError, read_log  # noqa: E402
+from distill.training import Training, TrainingError, load_best, read_log, train  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,6 +41,23 @@ def test_the_learning_rate_rises_and_falls_as_by_hand() -> None:
     assert [cosine.rate(step, 4) for step in range(4)] == pytest.approx([2, 1 + math.sqrt(0.5), 1, 1 - math.sqrt(0.5)])
     constant = Training(learning_rate=3.0, steps=4, warmup=0.5, schedule="constant")
     assert [constant.rate(step, 4) for step in range(4)] == [1.5, 3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"steps": 0}, "steps is 0; it must be above 0"),
+        ({"epochs": -1.0}, "epochs is -1.0; it must be above 0"),
+        ({"steps": 1, "evaluate_every": 0}, "evaluate_every is 0; it must be above 0"),
+        ({"steps": 1, "epsilon": 0.0}, "epsilon is 0.0; it must be above 0"),
+        ({"steps": 1, "weight_decay": -0.1}, "weight_decay is -0.1; it must not be below 0"),
+        ({"steps": 1, "budget_minutes": -1.0}, "budget_minutes is -1.0; it must not be below 0"),
+        ({"steps": 1, "beta2": 1.0}, "beta2 is 1.0; it must be from 0 to below 1"),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Training(learning_rate=1.0, **values)
 
 
 def test_the_log_has_every_step_and_the_loss_falls(tmp_path: Path) -> None:
@@ -113,6 +131,15 @@ def test_a_log_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None
         run(tmp_path / "file")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_log_on_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, log_every=4, budget_minutes=0)
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *how, **kind: opened(Path("/dev/full") if "a" in how else self, *how, **kind))
+    with pytest.raises(TrainingError, match=r"log\.jsonl: cannot be written: No space left.*step-00000004\.pt, is intact"):
+        run(tmp_path)
+
+
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints.save(tmp_path, 1, {"step": 1})
 
@@ -175,20 +202,42 @@ def test_a_batch_that_cannot_be_made_ends_the_run(tmp_path: Path, monkeypatch: p
         run(tmp_path)
 
 
-def test_the_best_evaluation_is_kept(tmp_path: Path) -> None:
-    from distill.devices import find_place
-    from distill.training import load_best, train
-
-    objective, training = linear_run.Objective(0.0), linear_run.settings(evaluate_every=3)
-    scores = iter([0.1, 0.9, 0.5, 0.4])
-    seen = []
+def evaluated(folder: Path, scores: list[float], nan_from: int | None = None, **changed: Any) -> tuple[Any, Any, list[Any]]:
+    """A run whose evaluations give these scores: its outcome, its objective, and the weights at each evaluation."""
+    objective, training = linear_run.Objective(0.0), linear_run.settings(**{"evaluate_every": 3} | changed)
+    given, seen = iter(scores), []
 
     def evaluate() -> dict[str, float]:
         seen.append(objective.layers[0].weight.detach().clone())
-        return {"score": next(scores)}
+        return {"score": next(given)}
 
-    outcome = train(objective, linear_run.Numbers(8), training, tmp_path, training, find_place("cpu"), evaluate=evaluate)
+    numbers = linear_run.Numbers(8, nan_from)
+    return train(objective, numbers, training, folder, training, find_place("cpu"), evaluate=evaluate), objective, seen
+
+
+@pytest.mark.parametrize("first", [0.1, math.nan])
+def test_the_best_evaluation_is_kept(first: float, tmp_path: Path) -> None:
+    outcome, objective, seen = evaluated(tmp_path, [first, 0.9, 0.5, math.nan])
     assert outcome.best == {"step": 6, "score": 0.9}
     load_best(tmp_path, objective)
     assert torch.equal(objective.layers[0].weight, seen[1])
     assert not torch.equal(seen[1], seen[3])
+
+
+def test_a_model_that_is_no_number_is_not_evaluated(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="up to step 6: gradient_norm is nan"):
+        evaluated(tmp_path, [0.1, 0.9], nan_from=4, log_every=50, checkpoint_every=50)
+    assert checkpoints.load(tmp_path / "best.pt")["objective"]["layers.0.weight"].isfinite().all()
+
+
+def test_a_run_is_evaluated_where_its_budget_ends(tmp_path: Path) -> None:
+    outcome, _, _ = evaluated(tmp_path, [0.7], evaluate_every=10, log_every=2, budget_minutes=0)
+    assert outcome.best == {"step": 2, "score": 0.7}
+
+
+def test_what_a_run_without_a_checkpoint_left_is_not_loaded(tmp_path: Path) -> None:
+    checkpoints.write(tmp_path / "best.pt", {"objective": {}})
+    run(tmp_path, steps=4)
+    objective = linear_run.Objective(0.0)
+    load_best(tmp_path, objective)
+    assert torch.equal(objective.layers[0].weight, linear_run.Objective(0.0).layers[0].weight)
