@@ -8,6 +8,7 @@ import importlib
 import lzma
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from tinybert_rt.search import readers_common
 from tinybert_rt.search.documents import Section
 from tinybert_rt.search.readers import ReadError, kind_of, read_sections
 from tinybert_rt.search.readers_common import SECTION_LIMIT
+
+Whole = partial(Section, by_line=False)  # of a row or a page: all of its text is at one line
 
 
 def read(folder: Path, name: str, content: str | bytes, **columns: str) -> list[Section]:
@@ -185,23 +188,23 @@ def test_json_lines(tmp_path: Path) -> None:
     content = '{"title": " A\\nb ", "text": "one\\n\\ntwo", "year": 1999, "ok": true, "none": null, "tags": ["x"], "by": {"name": "N"}}\n\n'
     content += '{"text": "three"}\n{"text": " "}\n{"text": null}\r\n{"text": 4.5}'
     assert read(tmp_path, "a.jsonl", content) == [
-        Section("one\n\ntwo", 1, "A b", {"year": "1999", "ok": "true", "by.name": "N"}),
-        Section("three", 3),
-        Section("4.5", 6),
+        Whole("one\n\ntwo", 1, "A b", {"year": "1999", "ok": "true", "by.name": "N"}),
+        Whole("three", 3),
+        Whole("4.5", 6),
     ]
 
 
 @pytest.mark.parametrize("column", ["text", "body", "content", "passage", "abstract"])
 @pytest.mark.parametrize("heading", ["title", "name", "heading"])
 def test_usual_columns_are_found(tmp_path: Path, column: str, heading: str) -> None:
-    assert read(tmp_path, "a.ndjson", f'{{"{heading}": "H", "{column}": "T", "id": 7}}') == [Section("T", 1, "H", {"id": "7"})]
-    assert read(tmp_path, "a.csv", f"{heading},{column},id\nH,T,7\n") == [Section("T", 2, "H", {"id": "7"})]
+    assert read(tmp_path, "a.ndjson", f'{{"{heading}": "H", "{column}": "T", "id": 7}}') == [Whole("T", 1, "H", {"id": "7"})]
+    assert read(tmp_path, "a.csv", f"{heading},{column},id\nH,T,7\n") == [Whole("T", 2, "H", {"id": "7"})]
 
 
 def test_columns_can_be_named(tmp_path: Path) -> None:
     row = '{"text": "no", "data": {"de": {"q": "yes"}, "t": "head"}}'
-    assert read(tmp_path, "a.jsonl", row, text="data.de.q", title="data.t") == [Section("yes", 1, "head", {"text": "no"})]
-    assert read(tmp_path, "a.tsv", "text\tq\tt\nno\tyes\thead", text="q", title="t") == [Section("yes", 2, "head", {"text": "no"})]
+    assert read(tmp_path, "a.jsonl", row, text="data.de.q", title="data.t") == [Whole("yes", 1, "head", {"text": "no"})]
+    assert read(tmp_path, "a.tsv", "text\tq\tt\nno\tyes\thead", text="q", title="t") == [Whole("yes", 2, "head", {"text": "no"})]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +232,7 @@ def test_a_named_column_that_is_missing_is_refused(tmp_path: Path) -> None:
 
 def test_what_cannot_be_stored_is_replaced(tmp_path: Path) -> None:
     (section,) = read(tmp_path, "a.jsonl", r'{"text": "a\u0000b\ud800c \ud83d\ude00", "title": "\udfff", "\ud800": "\u0000"}')
-    assert section == Section("a\ufffdb\ufffdc 😀", 1, "\ufffd", {"\ufffd": "\ufffd"})
+    assert section == Whole("a\ufffdb\ufffdc 😀", 1, "\ufffd", {"\ufffd": "\ufffd"})
 
 
 def test_a_long_row_gives_several_sections(tmp_path: Path) -> None:
@@ -264,25 +267,32 @@ def test_a_row_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_csv_with_quotes_and_line_breaks(tmp_path: Path) -> None:
     content = '\ufefftitle,text,n\r\nA,"one, ""two""\r\n\r\nthree",1\r\n\r\nB,four,2\r\nC,,3\r\n'
     assert read(tmp_path, "a.csv", content) == [
-        Section('one, "two"\n\nthree', 2, "A", {"n": "1"}),
-        Section("four", 6, "B", {"n": "2"}),
+        Whole('one, "two"\n\nthree', 2, "A", {"n": "1"}),
+        Whole("four", 6, "B", {"n": "2"}),
     ]
 
 
 def test_csv_with_semicolons(tmp_path: Path) -> None:
-    assert read(tmp_path, "a.csv", 'id;text\n1;"a;b, c"\n') == [Section("a;b, c", 2, "", {"id": "1"})]
+    assert read(tmp_path, "a.csv", 'id;text\n1;"a;b, c"\n') == [Whole("a;b, c", 2, "", {"id": "1"})]
 
 
 def test_quotes_mean_nothing_in_tsv(tmp_path: Path) -> None:
     assert read(tmp_path, "a.tsv", 'id\ttext\n1\t"a, b\n2\tc "d"\n') == [
-        Section('"a, b', 2, "", {"id": "1"}),
-        Section('c "d"', 3, "", {"id": "2"}),
+        Whole('"a, b', 2, "", {"id": "1"}),
+        Whole('c "d"', 3, "", {"id": "2"}),
     ]
 
 
 def test_a_big_field_is_read(tmp_path: Path) -> None:
-    (section,) = read(tmp_path, "a.csv", 'text,more\na,"' + "x" * 1_000_000 + '"\n')
-    assert len(section.metadata["more"]) == 1_000_000
+    sections = read(tmp_path, "a.csv", 'more,text\na,"' + "x" * 1_000_000 + '"\n')
+    assert sum(len(section.text) for section in sections) == 1_000_000
+
+
+def test_a_value_that_is_too_long_is_no_metadata(tmp_path: Path) -> None:
+    (section,) = read(tmp_path, "a.csv", f"text,more,lang\na,{'x' * 1000},en\n")
+    assert section.metadata == {"lang": "en"}
+    (section,) = read(tmp_path, "a.md", f"---\nmore: {'x' * 1000}\nlang: en\n---\na")
+    assert section.metadata == {"lang": "en"}
 
 
 @pytest.mark.parametrize(
@@ -299,7 +309,7 @@ def test_malformed_csv_is_refused(tmp_path: Path, content: str, wrong: str) -> N
 
 
 def test_columns_without_a_name_are_left_out(tmp_path: Path) -> None:
-    assert read(tmp_path, "a.csv", ",text\n0,a\n") == [Section("a", 2)]
+    assert read(tmp_path, "a.csv", ",text\n0,a\n") == [Whole("a", 2)]
 
 
 # ---------------------------------------------------------------- PDF
@@ -307,11 +317,11 @@ def test_columns_without_a_name_are_left_out(tmp_path: Path) -> None:
 
 def test_pdf_pages(tmp_path: Path) -> None:
     data = pdf_of([["First page", "second line"], [], ["Third \xe4"]], "The title")
-    assert read(tmp_path, "a.pdf", data) == [Section("First page\nsecond line", 1, "The title"), Section("Third ä", 3, "The title")]
+    assert read(tmp_path, "a.pdf", data) == [Whole("First page\nsecond line", 1, "The title"), Whole("Third ä", 3, "The title")]
 
 
 def test_pdf_without_title(tmp_path: Path) -> None:
-    assert read(tmp_path, "a.pdf", pdf_of([["x"]])) == [Section("x", 1)]
+    assert read(tmp_path, "a.pdf", pdf_of([["x"]])) == [Whole("x", 1)]
 
 
 def test_words_that_a_pdf_parts_are_joined(tmp_path: Path) -> None:

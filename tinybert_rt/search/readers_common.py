@@ -22,6 +22,8 @@ SECTION_LIMIT = 64 * 2**10
 """characters of a section"""
 TITLE_LIMIT = 300
 """characters of a heading: what is longer was not meant as one"""
+VALUE_LIMIT = 1000
+"""characters of a value of metadata: what is longer is nothing to filter by, and would be kept with every passage of a long text"""
 
 _CHUNK = 64 * 2**10
 _HEAD = 8 * 2**10

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tinybert_rt.search.documents import Section
-from tinybert_rt.search.readers_common import Outline, decoded, needed, storable, whole_bytes
+from tinybert_rt.search.readers_common import VALUE_LIMIT, Outline, decoded, needed, storable, whole_bytes
 
 _NESTING = 100
 """levels of lists and quotes; what lies deeper is left out"""
@@ -32,7 +32,8 @@ def markdown_sections(path: Path) -> Iterator[Section]:
     references: dict[str, Any] = {}
     length, metadata = _front_matter(text)
     first = text.count("\n", 0, length) + 1  # line
-    outline = Outline(metadata.pop("title", ""), metadata)
+    title = metadata.pop("title", "")
+    outline = Outline(title, {name: value for name, value in metadata.items() if len(name) + len(value) <= VALUE_LIMIT})
     heading = 0  # level of that which is open
     cells: list[str] | None = None  # of the row that is open
     row = first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from tinybert_rt.search.documents import Section
 from tinybert_rt.search.readers_common import TITLE_LIMIT, ReadError, needed, pieces, storable, whole_bytes
 
+_ONE = threading.Lock()
+"""PDFium works for one thread at a time, whatever the document"""
 _HYPHEN = re.compile(r"(?<=\w)(?:[\x02\ufffe]|[-\u2010\u00ad]\n)(?=(\w))")
 """at the end of a line, before the rest of the word; PDFium marks those it knows by a character of its own, without the line's end"""
 
@@ -17,30 +20,34 @@ _HYPHEN = re.compile(r"(?<=\w)(?:[\x02\ufffe]|[-\u2010\u00ad]\n)(?=(\w))")
 def pdf_sections(path: Path) -> Iterator[Section]:
     """The pages that have text, `line` being the page's number, from 1. Words that hyphens part at line ends are joined.
 
-    PDFium is not thread-safe: only one thread of a process may read PDFs.
     Raises ReadError for a file that is no PDF, is damaged or encrypted, or has no text.
     """
     data = whole_bytes(path)
     pdfium = needed("pypdfium2", "pypdfium2", "PDF")
     try:
-        document = pdfium.PdfDocument(data)
+        with _ONE:
+            document = pdfium.PdfDocument(data)
     except pdfium.PdfiumError as error:
         if "password" in str(error).lower():
             raise ReadError("is encrypted: store it without its password") from None
         raise ReadError("is not a PDF, or damaged: open it in a viewer and print it to a new PDF") from None
     empty = True
     try:
-        title = storable(" ".join(document.get_metadata_value("Title").split()))[:TITLE_LIMIT]
-        for number in range(1, len(document) + 1):
+        with _ONE:
+            title = storable(" ".join(document.get_metadata_value("Title").split()))[:TITLE_LIMIT]
+            count = len(document)
+        for number in range(1, count + 1):
             try:
-                text = _page_text(document, number - 1)
+                with _ONE:
+                    text = _page_text(document, number - 1)
             except pdfium.PdfiumError as error:
                 raise ReadError(f"page {number} is damaged: {error}: open the file in a viewer and print it to a new PDF") from None
             for _, piece in pieces([text]):
                 empty = False
                 yield Section(piece, number, title, by_line=False)
     finally:
-        document.close()
+        with _ONE:
+            document.close()
     if empty:
         raise ReadError("has no text (scanned?): recognize its text with an OCR program first")
 

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from tinybert_rt.search.documents import Section
-from tinybert_rt.search.readers_common import WHOLE_LIMIT, ReadError, lines_of, pieces, storable, text_chunks
+from tinybert_rt.search.readers_common import VALUE_LIMIT, WHOLE_LIMIT, ReadError, lines_of, pieces, storable, text_chunks
 
 TEXT_COLUMNS = ("text", "body", "content", "passage", "abstract")
 TITLE_COLUMNS = ("title", "name", "heading")
@@ -19,7 +19,10 @@ _SHOWN = 20
 
 
 def jsonl_sections(path: Path, text: str | None, title: str | None) -> Iterator[Section]:
-    """An object a line; columns of objects in it are named with dots. Other columns with a scalar are metadata. Raises ReadError."""
+    """An object a line; columns of objects in it are named with dots. Other columns with a scalar of bounded length are metadata.
+
+    Raises ReadError.
+    """
     for number, line in enumerate(lines_of(text_chunks(path)), 1):
         if not line.strip():
             continue
@@ -105,10 +108,11 @@ def _row_sections(row: Mapping[str, object], line: int, text: str, title: str | 
     if isinstance(row[text], list):
         raise ReadError(f"line {line}: the column {text!r} holds a list: a text is wanted")
     shown = " ".join(storable(_string(row[heading])).split()) if heading else ""
+    strings = {name: _string(value) for name, value in row.items() if value is not None and not isinstance(value, list)}
     others = {
-        storable(name): storable(_string(value))
-        for name, value in row.items()
-        if name not in ("", text, heading) and value is not None and not isinstance(value, list)
+        storable(name): storable(value)
+        for name, value in strings.items()
+        if name not in ("", text, heading) and len(name) + len(value) <= VALUE_LIMIT
     }
     for _, piece in pieces([_string(row[text])]):
         yield Section(piece, line, shown, others, by_line=False)
