@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from models import convert, small_model_file, write_checkpoint
 
 import tinybert_rt as tb
 from tinybert_rt import errors
-from tinybert_rt.search import Index, Report, update
+from tinybert_rt.search import Index, Report, schema, update
 from tinybert_rt.search.vectors import ROWS
 
 TEXTS = {
@@ -33,13 +34,17 @@ def model() -> tb.Model:
     return tb.load(small_model_file(), threads=1)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def write_notes(folder: Path) -> Path:
     for name, text in TEXTS.items():
-        path = tmp_path / "notes" / name
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    return tmp_path / "notes"
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_notes(tmp_path / "notes")
 
 
 @pytest.fixture
@@ -135,39 +140,6 @@ def test_a_search_sees_what_was_written_by_others(index: Index, folder: Path) ->
         assert not any("zebra" in hit.text for hit in other.search("zebra", top=100))
 
 
-def test_filters(index: Index, folder: Path) -> None:
-    index.update([folder])
-    os.utime(folder / "a.txt", (1_000_000_000, 1_000_000_000))
-    (folder / "a.txt").write_text((folder / "a.txt").read_text() + " ")
-    os.utime(folder / "a.txt", (1_000_000_000, 1_000_000_000))
-    index.update([folder])
-    for method in ("hybrid", "vectors", "words"):
-
-        def names(**filters: Any) -> set[str]:
-            return {os.path.basename(hit.path) for hit in index.search("the cat, a fast model", method=method, **filters)}  # noqa: B023
-
-        assert names() == {"a.txt", "b.md", "d.jsonl"}
-        assert names(path=str(folder / "c")) == {"d.jsonl"}
-        assert names(path=str(folder / "a.txt")) == {"a.txt"}
-        assert names(path="*.md") == {"b.md"}
-        assert names(before="2002-01-01") == {"a.txt"}
-        assert names(after="2002-01-01") == {"b.md", "d.jsonl"}
-        assert names(where={"lang": "de"}) == {"d.jsonl"}
-        assert {hit.title for hit in index.search("the cat", method=method, where={"lang": "de"})} == {"cat"}
-    with pytest.raises(errors.InvalidArgumentError, match="no date"):
-        index.search("cat", after="yesterday")
-
-
-def test_the_best_passage_of_each_document(index: Index, folder: Path) -> None:
-    index.update([folder])
-    hits = index.search("a cat and a dog", per_document=True)
-    assert len({hit.path for hit in hits}) == len(hits) == 3
-    best: dict[str, float] = {}
-    for hit in index.search("a cat and a dog", top=100):
-        best.setdefault(hit.path, hit.score)
-    assert {hit.path: hit.score for hit in hits} == best
-
-
 def test_records(index: Index) -> None:
     documents = [{"id": "1", "text": "The cat sat.", "title": "cats", "metadata": {"lang": "en"}}, {"id": "2", "text": "a dog"}]
     assert counts(index.add(documents)) == (2, 0, 0, 0)
@@ -177,6 +149,28 @@ def test_records(index: Index) -> None:
     assert index.info()["documents"] == 1
     with pytest.raises(errors.InvalidArgumentError, match="'id' and 'text'"):
         index.add([{"id": "3", "body": "x"}])
+
+
+def test_an_id_that_is_given_twice_stands_for_the_last(index: Index) -> None:
+    index.add([{"id": "1", "text": "the cat"}, {"id": "2", "text": "a dog"}, {"id": "1", "text": "a small model"}])
+    assert {(hit.path, hit.text) for hit in index.search("cat", method="vectors")} == {("1", "a small model"), ("2", "a dog")}
+    assert len(content(index.path)) == index.info()["passages"] == 2
+
+
+NO_UNICODE = [{"id": "\ud800"}, {"text": "cat \ud800"}, {"title": "\udc00"}, {"metadata": {"a": "\udc00"}}]
+
+
+@pytest.mark.parametrize("wrong", NO_UNICODE, ids=lambda wrong: next(iter(wrong)))
+def test_records_that_are_no_unicode_are_refused(index: Index, wrong: dict[str, Any]) -> None:
+    with pytest.raises(errors.InvalidTextError, match="lone surrogate"):
+        index.add([{"id": "1", "text": "a cat"}, {"id": "2", "text": "a dog", **wrong}])
+    assert index.add([{"id": "3", "text": "a model"}]).added == 1
+
+
+@pytest.mark.parametrize("wrong", ["text", {"id": "1", "text": "x", "metadata": "en"}, {"id": "1", "text": "x", 3: 4}])
+def test_records_of_another_form_are_refused(index: Index, wrong: Any) -> None:
+    with pytest.raises(errors.InvalidArgumentError, match="'id' and 'text'"):
+        index.add([wrong])
 
 
 def test_more_passages_than_a_block(index: Index) -> None:
@@ -222,6 +216,32 @@ def test_files_that_cannot_be_read_keep_what_was_indexed(index: Index, folder: P
     assert any(hit.path.endswith("a.txt") for hit in index.search("the cat"))
 
 
+def test_names_that_are_not_utf8_are_reported(index: Index, folder: Path) -> None:
+    for name in (b"\xff.txt", b"\xff.png", b"\xfe/a.txt"):
+        path = os.path.join(os.fsencode(folder), name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb"):
+            pass
+    report = index.update([folder])
+    assert [(os.fsencode(os.path.basename(path)), why) for path, why in report.problems] == [
+        (b"\xfe", "its name is not valid UTF-8: rename it"),
+        (b"\xff.txt", "its name is not valid UTF-8: rename it"),
+    ]
+    assert report.added == 3
+
+
+def test_a_file_that_is_written_anew_with_the_same_content_has_its_new_date(index: Index, folder: Path) -> None:
+    index.update([folder])
+    os.utime(folder / "a.txt", (1_000_000_000, 1_000_000_000))
+    assert counts(index.update([folder])) == (0, 0, 3, 0)
+    assert [hit.modified for hit in index.search("cat", before="2002-01-01")] == [1_000_000_000]
+
+
+def test_columns_are_nothing_to_files_without_rows(index: Index, folder: Path) -> None:
+    index.update([folder])
+    assert counts(index.update([folder], text="title")) == (0, 1, 2, 0)
+
+
 def test_another_model_is_refused(tmp_path: Path, index: Index, folder: Path) -> None:
     index.update([folder])
     write_checkpoint(tmp_path / "other", seed=5)
@@ -248,6 +268,45 @@ def test_files_that_are_no_index(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(errors.IndexFileError, match="no index of this package"):
         Index(tmp_path / "other.db")
+
+
+def test_a_damaged_index_is_one_error(index: Index, folder: Path) -> None:
+    index.update([folder])
+    index.close()
+    with index.path.open("r+b") as file:
+        file.seek(2 << 14)
+        file.write(b"\xa5" * (index.path.stat().st_size - (2 << 14)))
+    with pytest.raises(errors.IndexFileError, match="damaged"), Index(index.path, model=model()) as damaged:
+        damaged.search("cat")
+
+
+def test_an_index_that_is_closed_or_came_over_a_fork_says_so(index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: index._process + 1)
+        for use in (lambda: index.search("cat"), index.info, lambda: index.update([folder])):
+            with pytest.raises(errors.IndexFileError, match="forked"):
+                use()
+        index.close()  # is left to the parent
+    assert counts(index.update([folder])) == (3, 0, 0, 0)
+    index.close()
+    with pytest.raises(errors.IndexFileError, match="closed"):
+        index.search("cat")
+
+
+def test_a_new_index_is_made_by_many_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for connection in [job.result() for job in [pool.submit(schema.connect, tmp_path / "x.db", create=True) for _ in range(8)]]:
+            connection.close()
+
+
+def test_a_reader_that_may_not_write_sees_what_is_in_the_log(index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index.update([folder])
+    assert index.path.with_name(index.path.name + "-wal").stat().st_size
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with Index(index.path, model=model(), create=False) as other:
+        assert other.search("cat")
+        with pytest.raises(errors.IndexWriteError, match="cannot be written"):
+            other.add([{"id": "1", "text": "a cat"}])
 
 
 def test_an_index_of_a_later_release_is_refused(index: Index) -> None:
@@ -278,6 +337,15 @@ def test_only_one_updates_at_a_time(index: Index, folder: Path) -> None:
     assert counts(index.update([folder])) == (3, 0, 0, 0)
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the lock is found through /proc")
+def test_a_process_that_was_forked_during_an_update_does_not_keep_others_out(index: Index, folder: Path) -> None:
+    with update.only_writer(index.path):
+        locks = [link for link in Path("/proc/self/fd").iterdir() if os.path.realpath(link) == f"{index.path}-lock"]
+        inherited = os.dup(int(locks[0].name))
+    assert counts(index.update([folder])) == (3, 0, 0, 0)
+    os.close(inherited)
+
+
 def test_a_reader_is_not_blocked_by_a_writer(index: Index, folder: Path) -> None:
     index.update([folder])
     with Index(index.path, model=model()) as other, other._store.writing():
@@ -297,19 +365,12 @@ def test_a_full_disk_ends_an_update_and_spoils_nothing(index: Index, folder: Pat
     assert counts(index.update([folder])) == (1, 0, 3, 0)
 
 
-def test_queries_that_are_none(index: Index, folder: Path) -> None:
-    index.update([folder])
-    with pytest.raises(errors.InvalidArgumentError, match="empty"):
-        index.search("  ")
-    with pytest.raises(errors.InvalidArgumentError, match="top"):
-        index.search("cat", top=0)
-    for text in ('"', "*", "cat OR", "NEAR(", "a:b", "^", "''", "\x00", "中文"):
-        index.search(text)
-
-
 def test_progress_is_told(index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(update, "GROUP", 2)
     seen: list[Any] = []
     index.update([folder], progress=seen.append)
     assert [each.passages for each in seen] == sorted(each.passages for each in seen)
     assert (seen[-1].documents, seen[-1].total, seen[-1].share) == (3, 3, 1.0)
+    seen.clear()
+    index.update([folder], progress=seen.append)
+    assert [each.documents for each in seen] == [0, 1, 2, 3]  # of unchanged files too

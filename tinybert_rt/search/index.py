@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +41,9 @@ _RESCORED = 8
 
 
 class Index:
-    """An index of passages in one SQLite file. Threads may share it: one searches at a time. Close it, or use `with`.
+    """An index of passages in one SQLite file. Close it, or use `with`.
+
+    Threads may share it: one is at work at a time, so to search during an update open the file a second time. After a fork open it anew.
 
     Args:
         path: the file; it is made where there is none, unless `create` is False.
@@ -67,13 +70,15 @@ class Index:
         self.path = Path(os.path.abspath(os.fsdecode(path)))
         self._given, self._threads = model, threads
         self._lock = threading.RLock()
+        self._process = os.getpid()
         if dtype is not None:
             one_of("dtype", dtype, tuple(DTYPES))
         if create and not self.path.parent.is_dir():
             raise IndexFileError(f"{path}: there is no such directory to write to")
         self._connection = schema.connect(self.path, create=create)
         try:
-            self._settings(dtype, passage_tokens, overlap)
+            with self._entered():
+                self._settings(dtype, passage_tokens, overlap)
         except BaseException:
             self._connection.close()
             raise
@@ -83,7 +88,7 @@ class Index:
         """Read what the file keeps, or write it into a new one."""
         store = Store(self._connection, Packing("int8", 1))
         if store.setting("dtype") is None:
-            model = self.model_unchecked
+            model = self._given_model
             tokens = model.max_tokens if passage_tokens is None else between("passage_tokens", passage_tokens, 16, model.max_tokens)
             shared = min(32, tokens // 4) if overlap is None else between("overlap", overlap, 0, tokens // 2)
             values = {"dim": model.dim, "dtype": dtype or "int8", "passage_tokens": tokens, "overlap": shared}
@@ -92,17 +97,26 @@ class Index:
                 if store.setting("dtype") is None:  # another process may have been first
                     for name, value in values.items():
                         store.set(name, value)
-        kept = {name: store.setting(name) for name in ("dtype", "passage_tokens", "overlap", "dim")}
+        kept = {name: store.setting(name) for name in ("dtype", "passage_tokens", "overlap", "dim", "model", "fingerprint")}
         for name, asked in (("dtype", dtype), ("passage_tokens", passage_tokens), ("overlap", overlap)):
             if asked is not None and asked != kept[name]:
                 raise IndexModelError(f"{self.path}: has {name} {kept[name]!r}, not {asked!r}: leave it out, or make a new index")
         self._store = Store(self._connection, Packing(kept["dtype"], kept["dim"]))
         self.passage_tokens, self.overlap = int(kept["passage_tokens"]), int(kept["overlap"])
+        self._model_name, self._fingerprint = kept["model"], kept["fingerprint"]
+
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        """The file, for one thread at a time, in the process that opened it. Raises IndexFileError."""
+        if os.getpid() != self._process:
+            raise IndexFileError(f"{self.path}: was opened before this process was forked: open it again here")
+        with self._lock, schema.clear_errors(self.path):
+            yield
 
     # ------------------------------------------------------------ the model
 
     @cached_property
-    def model_unchecked(self) -> Model:
+    def _given_model(self) -> Model:
         """The model that was given, opened when it is first needed."""
         given = self._given
         return given if isinstance(given, Model) else load(given, threads=self._threads)
@@ -110,11 +124,11 @@ class Index:
     @cached_property
     def model(self) -> Model:
         """The model whose vectors the index has. Raises IndexModelError if another one was given."""
-        model = self.model_unchecked
-        if model.fingerprint != self._store.setting("fingerprint"):
-            was = self._store.setting("model") or "another file"
+        model = self._given_model
+        if model.fingerprint != self._fingerprint:
+            was = self._model_name or "another file"
             raise IndexModelError(
-                f"{self.path}: its vectors were made by another model ({was}, {self._store.setting('fingerprint')[:12]}…) than"
+                f"{self.path}: its vectors were made by another model ({was}, {self._fingerprint[:12]}…) than"
                 f" {model.path} ({model.fingerprint[:12]}…): give that one, or index anew"
             )
         return model
@@ -135,30 +149,30 @@ class Index:
     ) -> Report:
         """Bring the index up to date with files and folders.
 
-        Files whose content did not change are passed over, changed ones replaced, and those that are gone from the folders removed. What
-        is written is committed every few hundred passages; interrupted at any moment, the next update goes on.
+        Files whose content did not change are passed over, changed ones replaced, and those that are gone from the folders removed. (A
+        path that is not there at all is a problem in the report, and removes nothing: see `remove`.) What is written is committed every few
+        hundred passages; interrupted at any moment, the next update goes on.
 
         Args:
             paths: files, and folders with all below them but names that begin with a dot.
             text, title: columns of `.jsonl`, `.csv` and `.tsv` files; None: the usual names.
-            progress: called after each group of passages.
+            progress: called for each file and each group of passages.
 
         Raises IndexWriteError: another process updates the index, or the disk is full. Files that cannot be read are in the report.
         """
         paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
         own = str(self.path)
-        with self._lock, only_writer(self.path):
+        with self._entered(), only_writer(self.path):
             found = find_files(
                 paths, text=text, title=title, left_out=frozenset(own + end for end in ("", "-wal", "-shm", "-lock", "-journal"))
             )
-            files = list(found.files.values())
-            updater = self._updater(len(files), sum(each.size for each in files), progress)
+            updater = self._updater(len(found.files), sum(each.size for each in found.files.values()), progress)
             updater.report.problems += found.problems
-            known = [path for root in found.roots for path in self._store.paths_below(root)]
-            unread = tuple(path for path, _ in found.problems)
-            gone = [path for path in known if path not in found.files and not _below(path, unread)]
-            updater.remove(list(dict.fromkeys(gone)))
-            updater.run(files)
+            unread = {path for path, _ in found.problems}
+            known = (path for root in found.roots for path in self._store.paths_below(root))
+            gone = dict.fromkeys(path for path in known if path not in found.files and not _below(path, unread))
+            updater.remove(list(gone))
+            updater.run(found.files.values())
             return updater.report
 
     def add(self, documents: Iterable[Mapping[str, Any]], *, progress: OnProgress | None = None) -> Report:
@@ -167,9 +181,9 @@ class Index:
         Args:
             documents: mappings with "id" and "text", and if they have them "title" and "metadata" (a mapping of str to str).
 
-        Raises InvalidArgumentError for a document of another form; those before it stay.
+        Raises InvalidArgumentError for a document of another form, InvalidTextError for lone surrogates; documents before it stay.
         """
-        with self._lock, only_writer(self.path):
+        with self._entered(), only_writer(self.path):
             updater = self._updater(None, None, progress)
             updater.run(record(each) for each in documents)
             return updater.report
@@ -184,12 +198,12 @@ class Index:
         """
         from . import parquet
 
-        with self._lock, only_writer(self.path):
+        with self._entered(), only_writer(self.path):
             return parquet.load(self._store, parquet.read(os.fsdecode(folder), self.model.fingerprint, self.model.dim))
 
     def remove(self, documents: Iterable[str]) -> int:
         """Remove documents by their paths or ids; returns how many there were."""
-        with self._lock, only_writer(self.path):
+        with self._entered(), only_writer(self.path):
             updater = self._updater(None, None, None)
             updater.remove([documents] if isinstance(documents, str) else list(documents))
             return updater.report.removed
@@ -200,7 +214,7 @@ class Index:
 
     def info(self) -> dict[str, Any]:
         """What is in the index, by name."""
-        with self._lock, self._store.reading():
+        with self._entered(), self._store.reading():
             documents, passages = self._store.counts()
             settings = {name: self._store.setting(name) for name in ("model", "fingerprint", "dim", "dtype", "passage_tokens", "overlap")}
         return {"path": str(self.path), "documents": documents, "passages": passages, **settings}
@@ -244,7 +258,7 @@ class Index:
         condition, values = query.Filter(path, after, before, where).sql()
         depth = max(_DEPTH, 4 * top)
         asked = self.model.encode([text], truncation="truncate")[0] if method != "words" or mark else None
-        with self._lock, self._store.reading():
+        with self._entered(), self._store.reading():
             words = dict(query.by_words(self._connection, text, depth, condition, values)) if method != "vectors" else {}
             vectors = self._nearest(asked, depth, condition, values) if method != "words" and asked is not None else {}
             if method == "hybrid":
@@ -311,9 +325,10 @@ class Index:
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._blocks.clear()
-            self._connection.close()
+        if os.getpid() == self._process:  # SQLite allows no other one to do it
+            with self._lock:
+                self._blocks.clear()
+                self._connection.close()
 
     def __enter__(self) -> Index:
         return self
@@ -322,8 +337,8 @@ class Index:
         self.close()
 
 
-def _below(path: str, unread: tuple[str, ...]) -> bool:
-    return any(path == each or path.startswith(each.rstrip("/") + "/") for each in unread)
+def _below(path: str, unread: Collection[str]) -> bool:
+    return bool(unread) and (path in unread or any(str(each) in unread for each in Path(path).parents))
 
 
 def _reranked(model: Model, text: str, hits: list[Hit]) -> list[Hit]:

@@ -75,7 +75,9 @@ def load(store: Store, rows: Iterator[Rows]) -> tuple[int, int]:
     for group in rows:
         with store.writing():
             numbers, new = [], []
-            for place, (name, passage) in enumerate(zip(group.ids, group.passages, strict=True)):
+            latest = {name: place for place, name in enumerate(group.ids)}  # an id may be there twice
+            for name, place in latest.items():
+                passage = group.passages[place]
                 content = repr((passage.text, passage.title, sorted(passage.metadata.items()))).encode() + group.vectors[place].tobytes()
                 hashed = hashlib.blake2b(content, digest_size=16).digest()
                 known = store.document(name)

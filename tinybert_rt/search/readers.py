@@ -12,9 +12,9 @@ from tinybert_rt.search.readers_markdown import markdown_sections
 from tinybert_rt.search.readers_pdf import pdf_sections
 from tinybert_rt.search.readers_rows import csv_sections, jsonl_sections, tsv_sections
 
-__all__ = ["ReadError", "kind_of", "read_sections"]
+__all__ = ["ROWS", "ReadError", "kind_of", "read_sections"]
 
-_ROWS = {"jsonl": jsonl_sections, "csv": csv_sections, "tsv": tsv_sections}
+ROWS = {"jsonl": jsonl_sections, "csv": csv_sections, "tsv": tsv_sections}
 _WHOLE = {"markdown": markdown_sections, "html": html_sections, "pdf": pdf_sections}
 _KINDS = {
     ".txt": "text",
@@ -60,6 +60,6 @@ def read_sections(path: Path, *, text: str | None = None, title: str | None = No
         raise ReadError(f"is not of a kind that is read; the name must end in {', '.join(_KINDS)} (or, but for .pdf, these and .gz or .xz)")
     if kind == "text":
         return (Section(piece, line) for line, piece in pieces(text_chunks(path)))
-    if kind in _ROWS:
-        return _ROWS[kind](path, text, title)
+    if kind in ROWS:
+        return ROWS[kind](path, text, title)
     return _WHOLE[kind](path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,42 +61,75 @@ def connect(path: Path, *, create: bool, patience: float = 10.0) -> Any:
         raise IndexFileError(f"{path}: there is no such index: `tinybert-rt index FOLDER --db {path}` makes one")
     if path.is_dir():
         raise IndexFileError(f"{path}: is a directory, not an index")
+    with clear_errors(path):
+        connection = _opened(apsw, path, create)
+        try:
+            connection.set_busy_timeout(int(1000 * patience))
+            _prepare(connection, path, create)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+@contextmanager
+def clear_errors(path: Path) -> Iterator[None]:
+    """What SQLite finds wrong with an index, as an IndexFileError."""
+    import apsw
+
     try:
-        return _connected(apsw, path, create, patience)
-    except apsw.NotADBError:
+        yield
+    except apsw.ConnectionClosedError:
+        raise IndexFileError(f"{path}: is closed") from None
+    except (apsw.NotADBError, apsw.CorruptError):
         raise IndexFileError(f"{path}: is no index, or a damaged one: SQLite cannot read it") from None
     except apsw.Error as error:
-        raise IndexFileError(f"{path}: cannot be opened: {error}") from None
+        raise IndexFileError(f"{path}: {error}") from error
 
 
-def _connected(apsw: Any, path: Path, create: bool, patience: float) -> Any:
-    writable = os.access(path if path.exists() else path.parent, os.W_OK) and os.access(path.parent, os.W_OK)
-    if writable:
-        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0))
-    else:
-        # On a medium that cannot be written there is no room for the log's index either.
-        uri = "file:" + str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23") + "?immutable=1"
-        connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
-    connection.set_busy_timeout(int(1000 * patience))
+def _opened(apsw: Any, path: Path, create: bool) -> Any:
+    if os.access(path if path.exists() else path.parent, os.W_OK) and os.access(path.parent, os.W_OK):
+        return apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0))
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        connection.pragma("application_id")
+        return connection
+    except apsw.CantOpenError:
+        connection.close()
+        if os.path.exists(f"{path}-wal"):  # which has a part of the index, and which others may be writing
+            raise
+    # No log is there, and no room for one.
+    uri = "file:" + str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23") + "?immutable=1"
+    return apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+
+
+def _prepare(connection: Any, path: Path, create: bool) -> None:
+    """The tables, where they are to be made, and what a connection needs. Raises IndexFileError, IndexVersionError."""
+    if create and _is_empty(connection):
+        _create(connection)
     application, version = connection.pragma("application_id"), connection.pragma("user_version")
     if application != APPLICATION_ID:
-        if next(connection.execute("SELECT count(*) FROM sqlite_schema"))[0] or not create:
-            raise IndexFileError(f"{path}: is an SQLite file, but no index of this package")
-        _create(connection)
-    elif version > VERSION:
+        raise IndexFileError(f"{path}: is an SQLite file, but no index of this package")
+    if version > VERSION:
         raise IndexVersionError(f"{path}: has version {version} of the format; this release reads up to {VERSION}: update the package")
     # How many passages have a word.
     connection.execute("CREATE VIRTUAL TABLE temp.vocabulary USING fts5vocab('main', 'words', 'row')")
     connection.pragma("synchronous", "NORMAL")
     connection.pragma("mmap_size", 1 << 32)
-    return connection
+
+
+def _is_empty(connection: Any) -> bool:
+    return connection.pragma("application_id") == 0 and not next(connection.execute("SELECT count(*) FROM sqlite_schema"))[0]
 
 
 def _create(connection: Any) -> None:
-    """The tables, in one transaction; another process may be doing the same."""
+    """The tables, in one transaction, unless another process makes them meanwhile."""
     connection.pragma("page_size", 16384)
     connection.pragma("journal_mode", "WAL")
     name, arguments = WORD_TOKENIZER
-    tables = _TABLES.replace("{tokenizer}", " ".join((name, *arguments)))
-    with_tables = f"BEGIN IMMEDIATE; {tables} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT"
-    connection.execute(with_tables)
+    connection.execute("BEGIN IMMEDIATE")
+    if _is_empty(connection):
+        connection.execute(_TABLES.replace("{tokenizer}", " ".join((name, *arguments))))
+        connection.pragma("application_id", APPLICATION_ID)
+        connection.pragma("user_version", VERSION)
+    connection.execute("COMMIT")

@@ -9,13 +9,18 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
+from tinybert_rt.engine.texts import utf8
 from tinybert_rt.errors import InvalidArgumentError
 
 from .documents import Section
-from .readers import ReadError, kind_of, read_sections
+from .readers import ROWS, ReadError, kind_of, read_sections
+from .readers_common import storable
+
+_NAME = "its name is not valid UTF-8: rename it"
 
 
 class Source(Protocol):
@@ -40,9 +45,9 @@ class Source(Protocol):
         """What it contains. Raises ReadError."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class File:
-    """A file, and which columns of its rows are text and title."""
+    """A file, and which columns of its rows, if it has rows, are text and title."""
 
     path: str
     size: int
@@ -88,14 +93,22 @@ class Record:
 
 
 def record(value: Mapping[str, Any]) -> Record:
-    """A record of a mapping with "id", "text", and if it has them "title" and "metadata". Raises InvalidArgumentError."""
+    """A record of a mapping with "id", "text", and if it has them "title" and "metadata".
+
+    Raises InvalidArgumentError, and InvalidTextError for lone surrogates.
+    """
+    form = "a document has 'id' and 'text' (str), and may have 'title' and 'metadata' (a mapping)"
+    if not isinstance(value, Mapping):
+        raise InvalidArgumentError(f"{form}; this one is a {type(value).__name__}")
     unknown = set(value) - {"id", "text", "title", "metadata"}
-    if unknown or not isinstance(value.get("id"), str) or not isinstance(value.get("text"), str):
-        raise InvalidArgumentError(
-            f"a document has 'id' and 'text' (str), and may have 'title' and 'metadata'; this one has {sorted(value)}"
-        )
-    metadata = {str(key): str(each) for key, each in (value.get("metadata") or {}).items()}
-    return Record(value["id"], value["text"], str(value.get("title") or ""), metadata, time.time())
+    metadata = value.get("metadata") or {}
+    if unknown or not isinstance(value.get("id"), str) or not isinstance(value.get("text"), str) or not isinstance(metadata, Mapping):
+        raise InvalidArgumentError(f"{form}; this one has {sorted(map(str, value))}")
+    metadata = {str(key): str(each) for key, each in metadata.items()}
+    made = Record(value["id"], value["text"], str(value.get("title") or ""), metadata, time.time())
+    for each in (made.path, made.text, made.title, *chain(*metadata.items())):
+        utf8(each, f"the document {made.path!r}")
+    return made
 
 
 @dataclass
@@ -126,8 +139,12 @@ def find_files(paths: Iterable[str | os.PathLike[str]], *, text: str | None, tit
         if path in left_out or not stat.S_ISREG(status.st_mode):
             if named:
                 found.problems.append((path, "is no regular file" if path not in left_out else "is the index itself"))
-        elif kind_of(Path(path)) is not None:
-            found.files[path] = File(path, status.st_size, status.st_mtime, text, title)
+        elif (kind := kind_of(Path(path))) is not None and not _is_utf8(path):
+            found.problems.append((path, _NAME))
+        elif kind is not None:
+            # Of other kinds they are not part of the hash.
+            columns = (text, title) if kind in ROWS else (None, None)
+            found.files[path] = File(path, status.st_size, status.st_mtime, *columns)
         elif named:
             found.problems.append((path, f"files that end in {Path(path).suffix or 'no suffix'!r} are not read"))
 
@@ -136,13 +153,23 @@ def find_files(paths: Iterable[str | os.PathLike[str]], *, text: str | None, tit
         if not os.path.isdir(path):
             add(path, True)
             continue
+        if not _is_utf8(path):
+            found.problems.append((path, _NAME))
+            continue
         found.roots.append(path)
         for folder, folders, names in os.walk(path, onerror=lambda error: _note(found, error)):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            shown = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = filter(_is_utf8, shown)
+            found.problems += [(os.path.join(folder, name), _NAME) for name in shown if not _is_utf8(name)]
             for name in sorted(names):
                 if not name.startswith("."):
                     add(os.path.join(folder, name), False)
     return found
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a database takes it: bytes of a name that are not UTF-8 are lone surrogates in it."""
+    return storable(name) == name
 
 
 def _note(found: Found, error: OSError) -> None:

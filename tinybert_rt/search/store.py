@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ class Document(NamedTuple):
     id: int
     path: str
     hash: bytes
+    modified: float
     complete: bool
 
 
@@ -68,7 +70,8 @@ class Store:
         try:
             yield
         finally:
-            self.connection.execute("ROLLBACK")
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
 
     # ------------------------------------------------------------ settings and documents
 
@@ -82,15 +85,17 @@ class Store:
 
     def document(self, path: str) -> Document | None:
         """A document, if it is there."""
-        for number, hashed, complete in self.connection.execute("SELECT id, hash, complete FROM documents WHERE path = ?", (path,)):
-            return Document(number, path, hashed, bool(complete))
+        sql = "SELECT id, hash, modified, complete FROM documents WHERE path = ?"
+        for number, hashed, modified, complete in self.connection.execute(sql, (path,)):
+            return Document(number, path, hashed, modified, bool(complete))
         return None
 
-    def paths_below(self, root: str) -> list[str]:
+    def paths_below(self, root: str) -> Iterator[str]:
         """The path itself, if it is a document, and those of documents in the folder."""
         begin, end = root.rstrip("/") + "/", root.rstrip("/") + "0"  # "0" comes behind "/"
-        found = self.connection.execute("SELECT path FROM documents WHERE path = ? OR (path >= ? AND path < ?)", (root, begin, end))
-        return [path for (path,) in found]
+        sql = "SELECT path FROM documents WHERE path = ? OR (path >= ? AND path < ?)"
+        for (path,) in self.connection.execute(sql, (root, begin, end)):
+            yield path
 
     def add_document(self, path: str, hashed: bytes, size: int, modified: float) -> int:
         """A document without passages, in the place of one of that path; returns its id."""
@@ -102,6 +107,10 @@ class Store:
     def finish_document(self, number: int) -> None:
         """All its passages are there."""
         self.connection.execute("UPDATE documents SET complete = 1 WHERE id = ?", (number,))
+
+    def touch_document(self, number: int, modified: float) -> None:
+        """Its file was written anew, with the content that it had."""
+        self.connection.execute("UPDATE documents SET modified = ? WHERE id = ?", (modified, number))
 
     def remove_document(self, path: str) -> bool:
         """Remove a document and all that belongs to it; whether there was one."""
@@ -205,11 +214,12 @@ class Store:
         if self.full is None:
             raise ValueError("only an index of signs has full vectors apart")
         out = np.empty((len(ids), self.full.dim), np.float32)
-        for at, number in enumerate(ids):
-            block, row = divmod(number, ROWS)
+        in_order = sorted(range(len(ids)), key=ids.__getitem__)  # to find the pages of a block once
+        for block, places in groupby(in_order, lambda place: ids[place] // ROWS):
             with self.connection.blob_open("main", "blocks", "full", block, False) as blob:
-                blob.seek(self.full.stride * row)
-                out[at] = np.frombuffer(blob.read(self.full.dim), np.int8)
+                for place in places:
+                    blob.seek(self.full.stride * (ids[place] % ROWS))
+                    out[place] = np.frombuffer(blob.read(self.full.dim), np.int8)
         return out
 
     def _value(self, sql: str, bindings: tuple[Any, ...] = ()) -> Any:

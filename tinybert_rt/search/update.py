@@ -16,7 +16,7 @@ from tinybert_rt.errors import IndexWriteError
 from .documents import Passage
 from .passages import Splitter
 from .readers import ReadError
-from .sources import Source
+from .sources import File, Source
 from .store import Store
 
 if TYPE_CHECKING:
@@ -77,9 +77,14 @@ class _Group:
     passages: list[Passage] = field(default_factory=list)
     owners: list[_Open] = field(default_factory=list)
     finished: list[_Open] = field(default_factory=list)
+    touched: list[tuple[int, float]] = field(default_factory=list)
+    """documents whose content did not change, and when their files did"""
 
     def full(self) -> bool:
-        return len(self.passages) >= GROUP or len(self.finished) >= _EMPTY
+        return len(self.passages) >= GROUP or len(self.finished) + len(self.touched) >= _EMPTY
+
+    def ends(self, path: str) -> bool:
+        return any(each.source.path == path for each in self.finished)
 
 
 class Updater:
@@ -116,11 +121,20 @@ class Updater:
     def _groups(self, sources: Iterable[Source]) -> Iterator[_Group]:
         group = _Group()
         for source in sources:
+            self._show()
+            if group.ends(source.path):  # it has to be there before it is replaced
+                yield group
+                group = _Group()
             try:
                 hashed = source.hash()
                 known = self._store.document(source.path)
                 if known is not None and known.hash == hashed and known.complete:
                     self.report.unchanged += 1
+                    if isinstance(source, File) and known.modified != source.modified:
+                        group.touched.append((known.id, source.modified))
+                        if group.full():
+                            yield group
+                            group = _Group()
                     continue
                 opened = _Open(source, hashed)
                 for section in source.sections():
@@ -142,7 +156,7 @@ class Updater:
             if group.full():
                 yield group
                 group = _Group()
-        if group.passages or group.finished:
+        if group.passages or group.finished or group.touched:
             yield group
 
     def _write(self, group: _Group) -> None:
@@ -159,6 +173,8 @@ class Updater:
                 store.add_passages([numbers[id(each)] or 0 for each in group.owners], group.passages, vectors)
             for each in group.finished:
                 store.finish_document(numbers[id(each)] or 0)
+            for number, modified in group.touched:
+                store.touch_document(number, modified)
         for each in group.owners:
             each.number = numbers[id(each)]
         self.report.passages += len(group.passages)
@@ -175,11 +191,16 @@ def only_writer(path: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             owner = os.pread(handle, 20, 0).decode(errors="replace").strip() or "another one"
             raise IndexWriteError(f"{path}: process {owner} is updating this index; wait until it is done") from None
+        except OSError as error:
+            raise IndexWriteError(f"{path}: cannot be locked: {error.strerror or error}") from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, str(os.getpid()).encode(), 0)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)  # a process that was forked meanwhile has the file open too
     finally:
         os.close(handle)
