@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,50 @@ def test_the_best_passage_of_each_document(index: Index, folder: Path) -> None:
     assert {hit.path: hit.score for hit in hits} == best
 
 
+def test_a_path_may_be_a_path_and_brackets_are_plain(index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "[1]").mkdir()
+    (folder / "[1]" / "x.txt").write_text("a cat")
+    index.update([folder])
+    monkeypatch.chdir(folder / "[1]")
+    for path in (folder / "[1]", folder / "[1]" / "x.txt", "x.txt", "x.*", ".", "../[[]1]", str(folder / "[1]" / "?.txt")):
+        found = {os.path.basename(hit.path) for hit in index.search("cat", path=path)}
+        assert found == (set() if path == "../[[]1]" else {"x.txt"}), path
+
+
+@pytest.fixture
+def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "JST-9")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_dates_without_a_zone_are_those_of_this_place(tokyo: None, index: Index, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a cat")
+    changed = datetime(2024, 5, 30, 16, tzinfo=timezone.utc).timestamp()  # at one o'clock of the 31st in Tokyo
+    os.utime(tmp_path / "a.txt", (changed, changed))
+    index.update([tmp_path / "a.txt"])
+    for after, before in (
+        ("2024-05-31", "2024-06-01"),
+        (date(2024, 5, 31), date(2024, 6, 1)),
+        ("2024-05-30T16:00+00:00", "2024-05-31T01:01"),
+        (changed, changed + 1),
+        (date.min.replace(year=2), date.max),
+    ):
+        assert index.search("cat", after=after, before=before), (after, before)
+        assert not index.search("cat", before=after)
+        assert not index.search("cat", after=before)
+    for wrong in ("soon", "2024-13-01", date.min):
+        with pytest.raises(errors.InvalidArgumentError, match="no date"):
+            index.search("cat", before=wrong)
+
+
+def test_metadata_is_compared_as_text(index: Index) -> None:
+    index.add([{"id": "1", "text": "a cat", "metadata": {"year": 2020}}, {"id": "2", "text": "a cat"}])
+    assert [hit.path for hit in index.search("cat", where={"year": 2020})] == ["1"]  # type: ignore[dict-item]
+
+
 def test_queries_that_are_none(index: Index, folder: Path) -> None:
     index.update([folder])
     with pytest.raises(errors.InvalidArgumentError, match="empty"):
@@ -66,3 +112,50 @@ def test_queries_that_are_none(index: Index, folder: Path) -> None:
         index.search("cat", top=0)
     for text in ('"', "*", "cat OR", "NEAR(", "a:b", "^", "''", "\x00", "中文"):
         index.search(text)
+
+
+@pytest.mark.parametrize("filters", [{"path": "\udcff"}, {"where": {"a": "\udcff"}}])
+def test_filters_that_are_no_unicode_are_refused(index: Index, filters: dict[str, Any]) -> None:
+    with pytest.raises(errors.InvalidTextError, match="the filter"):
+        index.search("cat", **filters)
+
+
+def test_a_query_that_is_cut_says_so(index: Index) -> None:
+    with pytest.warns(errors.TruncationWarning):
+        index.search("cat " * 1000)
+
+
+WORDS = {
+    "de": "Die Straße ist lang.",
+    "tr": "İstanbul güzel bir şehir.",
+    "zh": "如何重置路由器？请按住按钮十秒。",
+    "ja": "ルーターをリセットする方法",
+    "mixed": "iPhone手机很贵",
+}
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("straße", "de"),
+        ("strasse lang", "de"),
+        ("İstanbul", "tr"),
+        ("istanbul", "tr"),
+        ("路由器", "zh"),
+        ("怎么重置路由器", "zh"),
+        ("钮", "zh"),
+        ("リセット", "ja"),
+        ("iphone 手机", "mixed"),
+        ("手", "mixed"),
+        ("filler lang", "de"),  # "filler" is nearly everywhere
+        ("路器", ""),  # both characters, but not one behind the other
+    ],
+)
+def test_words_of_any_writing_are_found(index: Index, query: str, found: str) -> None:
+    index.add([*({"id": name, "text": text} for name, text in WORDS.items()), *({"id": f"{i}", "text": f"filler {i}"} for i in range(20))])
+    assert [hit.path for hit in index.search(query, method="words", mark=False)] == [found] * bool(found)
+
+
+def test_a_word_that_is_nowhere_does_not_hide_a_frequent_one(index: Index) -> None:
+    index.add([{"id": f"{i}", "text": "the cat"} for i in range(5)])
+    assert len(index.search("cat zebra _", method="words", mark=False)) == 5

@@ -28,6 +28,7 @@ from .sources import find_files, record
 from .store import Store
 from .update import OnProgress, Report, Updater, only_writer
 from .vectors import DTYPES, Block, Packing, scan
+from .words import by_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -227,7 +228,7 @@ class Index:
         *,
         top: int = 10,
         method: str = "hybrid",
-        path: str | None = None,
+        path: str | os.PathLike[str] | None = None,
         after: query.When | None = None,
         before: query.When | None = None,
         where: Mapping[str, str] | None = None,
@@ -248,7 +249,9 @@ class Index:
             rerank: a cross-encoder, which puts the best candidates (four times `top`) in order; its score is then `score`.
             mark: find the sentence of each hit that is nearest to the query; takes as long as encoding the hits.
 
-        Raises InvalidArgumentError, InvalidTextError, IndexModelError, MissingHeadError.
+        A query of more tokens than the model takes is cut, with a TruncationWarning.
+
+        Raises InvalidArgumentError, InvalidTextError, IndexFileError, IndexModelError, MissingHeadError.
         """
         utf8(text, "the query")
         between("top", top, 1, 10_000)
@@ -257,9 +260,9 @@ class Index:
             raise InvalidArgumentError("the query is empty")
         condition, values = query.Filter(path, after, before, where).sql()
         depth = max(_DEPTH, 4 * top)
-        asked = self.model.encode([text], truncation="truncate")[0] if method != "words" or mark else None
+        asked = self.model.encode([text])[0] if method != "words" or mark else None
         with self._entered(), self._store.reading():
-            words = dict(query.by_words(self._connection, text, depth, condition, values)) if method != "vectors" else {}
+            words = dict(by_words(self._connection, text, depth, condition, values)) if method != "vectors" else {}
             vectors = self._nearest(asked, depth, condition, values) if method != "words" and asked is not None else {}
             if method == "hybrid":
                 ranked = query.fused(list(words), list(vectors))

@@ -44,7 +44,7 @@ class Splitter:
     def split(self, section: Section) -> Iterator[Passage]:
         """The passages of a section, in order. A title of more than a half of the tokens is left out of the passages."""
         title = section.title
-        titled = self._count(title) if title else 0
+        titled = self._count(f"{title}\n") if title else 0
         if titled > self._tokens // 2:
             title, titled = "", 0
         room = self._tokens - titled

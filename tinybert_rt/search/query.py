@@ -1,9 +1,8 @@
-"""Queries: candidates by words and by vectors, filters, their fusion, and the part of a passage that answers best."""
+"""Queries: filters, the fusion of rankings, and the part of a passage that answers best."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinybert_rt.engine.texts import utf8
 from tinybert_rt.errors import InvalidArgumentError
 from tinybert_rt.ranking import cosine_similarity
 
-from . import schema
 from .passages import sentences
 
 if TYPE_CHECKING:
@@ -25,16 +24,13 @@ if TYPE_CHECKING:
 When = date | datetime | str | float
 
 RRF_CONSTANT = 60
-_QUERY = 0x0001  # FTS5_TOKENIZE_QUERY
-_WORDS = 64
-"""words of a query that are looked for at most"""
 
 
 @dataclass(frozen=True)
 class Filter:
     """Which passages a search may find; a condition that is None allows all."""
 
-    path: str | None = None
+    path: str | os.PathLike[str] | None = None
     """a file, a folder, or a pattern with * and ?"""
     after: When | None = None
     before: When | None = None
@@ -43,15 +39,19 @@ class Filter:
     """metadata"""
 
     def sql(self) -> tuple[str, list[Any]]:
-        """A condition on passages p and documents d, "" where all are allowed; and its values. Raises InvalidArgumentError."""
+        """A condition on passages p and documents d, "" where all are allowed; and its values.
+
+        Raises InvalidArgumentError, InvalidTextError.
+        """
         parts: list[str] = []
         values: list[Any] = []
         if self.path is not None:
             either = []
-            for path in dict.fromkeys((self.path.rstrip("/") or "/", os.path.abspath(self.path))):
+            given = os.fsdecode(self.path)
+            for path in dict.fromkeys((given.rstrip("/") or "/", os.path.abspath(given))):
                 either.append("d.path GLOB ? OR d.path GLOB ?")
-                plain = path if any(char in path for char in "*?") else re.sub(r"\[", "[[]", path)
-                values += [plain, plain.rstrip("/") + "/*"]
+                pattern = path.replace("[", "[[]")
+                values += [pattern, pattern.rstrip("/") + "/*"]
             parts.append(f"({' OR '.join(either)})")
         for condition, when in (("d.modified >= ?", self.after), ("d.modified < ?", self.before)):
             if when is not None:
@@ -59,52 +59,24 @@ class Filter:
                 values.append(_seconds(when))
         for name, value in (self.where or {}).items():
             parts.append("EXISTS (SELECT 1 FROM json_each(p.metadata) AS m WHERE m.key = ? AND m.value = ?)")
-            values += [name, value]
+            values += [str(name), str(value)]
+        for value in values:
+            if isinstance(value, str):
+                utf8(value, "the filter")
         return " AND ".join(parts), values
 
 
 def _seconds(when: When) -> float:
     if isinstance(when, (int, float)):
         return float(when)
-    if isinstance(when, str):
-        try:
+    try:
+        if isinstance(when, str):
             when = datetime.fromisoformat(when)
-        except ValueError:
-            raise InvalidArgumentError(f"{when!r} is no date: write it as 2024-05-31 or 2024-05-31T18:30") from None
-    if not isinstance(when, datetime):
-        when = datetime(when.year, when.month, when.day)
-    return when.timestamp()
-
-
-def by_words(connection: Any, text: str, top: int, filtered: str, values: Sequence[Any]) -> list[tuple[int, float]]:
-    """Passages that have words of the query, and BM25 (Robertson and Zaragoza 2009, eq. 3.15; SQLite's FTS5), the highest first.
-
-    Words in more than a third of the passages say little and take most of the time: they count only where there are no others.
-    """
-    words = list(dict.fromkeys(re.findall(r"\w+", text.casefold())))[:_WORDS]
-    if not words:
-        return []
-    telling = _telling(connection, words) or words
-    # Quotes cannot occur: \w has none.
-    match = " OR ".join(f'"{word}"' for word in telling)
-    allowed = f" AND rowid IN (SELECT p.id FROM passages p JOIN documents d ON d.id = p.document WHERE {filtered})" if filtered else ""
-    sql = f"SELECT rowid, -rank FROM words WHERE words MATCH ?{allowed} ORDER BY rank LIMIT ?"
-    return list(connection.execute(sql, (match, *values, top)))
-
-
-def _telling(connection: Any, words: Sequence[str]) -> list[str]:
-    """The words that are in at most a third of the passages."""
-    total = next(connection.execute("SELECT max(id) FROM passages"))[0] or 0
-    tokenizer = connection.fts5_tokenizer(*schema.WORD_TOKENIZER)
-    telling = []
-    for word in words:
-        counts = [
-            next((count for (count,) in connection.execute("SELECT doc FROM temp.vocabulary WHERE term = ?", (term,))), 0)
-            for term in tokenizer(word.encode(), _QUERY, None, include_offsets=False, include_colocated=False)
-        ]
-        if 3 * max(counts, default=0) <= total:
-            telling.append(word)
-    return telling
+        elif not isinstance(when, datetime):
+            when = datetime(when.year, when.month, when.day)
+        return when.timestamp()
+    except (ValueError, OverflowError):
+        raise InvalidArgumentError(f"{str(when)!r} is no date: write it as 2024-05-31 or 2024-05-31T18:30") from None
 
 
 def allowed_rows(connection: Any, rows: int, filtered: str, values: Sequence[Any]) -> NDArray[np.uint8]:

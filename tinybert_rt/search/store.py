@@ -14,6 +14,7 @@ from tinybert_rt.errors import IndexWriteError
 
 from .documents import Passage
 from .vectors import ROWS, Block, Packing
+from .words import spaced
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -149,7 +150,7 @@ class Store:
                 for row, document, each in zip(ids, documents, passages, strict=True)
             ),
         )
-        words = ((row, each.title, each.text) for row, each in zip(ids, passages, strict=True))
+        words = ((row, spaced(each.title), spaced(each.text)) for row, each in zip(ids, passages, strict=True))
         self.connection.executemany("INSERT INTO words (rowid, title, text) VALUES (?, ?, ?)", words)
         self._write_rows(ids, vectors)
 
