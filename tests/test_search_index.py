@@ -20,6 +20,7 @@ from models import convert, small_model_file, write_checkpoint
 import tinybert_rt as tb
 from tinybert_rt import errors
 from tinybert_rt.search import Index, Report, schema, update
+from tinybert_rt.search import index as index_module
 from tinybert_rt.search.vectors import ROWS
 
 TEXTS = {
@@ -173,7 +174,7 @@ def test_records_of_another_form_are_refused(index: Index, wrong: Any) -> None:
         index.add([wrong])
 
 
-def test_more_passages_than_a_block(index: Index) -> None:
+def test_more_passages_than_a_block_and_than_the_cache(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     def text(number: int) -> str:
         return "cat " + " ".join("abcdefghij"[int(digit)] for digit in str(number))
 
@@ -185,6 +186,13 @@ def test_more_passages_than_a_block(index: Index) -> None:
     index.add({"id": f"x{i}", "text": text(i + 70_000)} for i in range(300))
     assert index.search(text(70_299), method="vectors", top=1)[0].path == "x299"
     assert len(content(index.path)) == index.info()["passages"]
+    found = index.search(text(70_299), method="vectors", top=500)
+    assert {hit.path[0] for hit in found} > {"x", "4"}
+    monkeypatch.setattr(index_module, "_CACHE_BYTES", 0)
+    monkeypatch.setattr(index_module, "_READ_BYTES", 0)
+    with Index(index.path, model=model()) as other:
+        assert other.search(text(70_299), method="vectors", top=500) == found
+        assert not other._blocks
 
 
 def test_what_cannot_be_read_is_reported_and_the_rest_indexed(index: Index, folder: Path) -> None:

@@ -159,3 +159,14 @@ def test_words_of_any_writing_are_found(index: Index, query: str, found: str) ->
 def test_a_word_that_is_nowhere_does_not_hide_a_frequent_one(index: Index) -> None:
     index.add([{"id": f"{i}", "text": "the cat"} for i in range(5)])
     assert len(index.search("cat zebra _", method="words", mark=False)) == 5
+
+
+@pytest.mark.parametrize("method", ["hybrid", "vectors", "words"])
+def test_a_long_document_does_not_hide_the_others(tmp_path: Path, index: Index, method: str) -> None:
+    with Index(tmp_path / "x.db", model=index.model, passage_tokens=16) as short:
+        others = [{"id": f"{i}", "text": f"A small cat and a fast dog {i}."} for i in range(5)]
+        short.add([{"id": "long", "text": "\n\n".join(["The cat."] * 1500)}, *others])
+        assert short.info()["passages"] > 150
+        hits = short.search("The cat.", method=method, per_document=True, top=6, mark=False)
+        assert hits[0].path == "long"
+        assert len(hits) == 6

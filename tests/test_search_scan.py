@@ -80,6 +80,8 @@ def test_rows_without_a_vector_or_permission_are_left_out() -> None:
     allowed[20:] = 0
     rows, _ = scan(load_library("jit"), packing, blocks_of(packing, vectors, 16), packing.query(random(1, 64)[0]), 40, allowed)
     assert sorted(rows.tolist()) == [row for row in range(20) if row != 7]
+    with pytest.raises(ValueError, match="allowed"):
+        scan(load_library("jit"), packing, blocks_of(packing, vectors, 16), packing.query(vectors[0]), 40, allowed[:-1])
 
 
 def test_equal_scores_are_in_the_order_of_their_rows() -> None:

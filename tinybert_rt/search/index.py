@@ -27,7 +27,7 @@ from .passages import Splitter
 from .sources import find_files, record
 from .store import Store
 from .update import OnProgress, Report, Updater, only_writer
-from .vectors import DTYPES, Block, Packing, scan
+from .vectors import DTYPES, ROWS, Block, Packing, best, scan
 from .words import by_words
 
 if TYPE_CHECKING:
@@ -37,8 +37,14 @@ METHODS = ("hybrid", "vectors", "words")
 _CACHE_BYTES = 2 << 30
 _DEPTH = 100
 """candidates of each kind at least"""
+_RERANKED = 4
+"""candidates for each hit that is asked for"""
+_DEEPEST = 10_000
+"""candidates of each kind at most, where more are needed to have enough documents"""
 _RESCORED = 8
 """candidates by signs for each hit that is asked for"""
+_READ_BYTES = 128 << 20
+"""vectors that are read at a time where the cache has no room for them"""
 
 
 class Index:
@@ -245,7 +251,7 @@ class Index:
             path: only this file, the files of this folder, or those that a pattern with * and ? fits.
             after, before: only files that were changed since, or before then: a date, "2024-05-31", or seconds since 1970.
             where: only passages with this metadata.
-            per_document: only the best passage of each document.
+            per_document: only the best passage of each document, of those that have one among the best 10,000 of each method.
             rerank: a cross-encoder, which puts the best candidates (four times `top`) in order; its score is then `score`.
             mark: find the sentence of each hit that is nearest to the query; takes as long as encoding the hits.
 
@@ -259,62 +265,66 @@ class Index:
         if not text.strip():
             raise InvalidArgumentError("the query is empty")
         condition, values = query.Filter(path, after, before, where).sql()
-        depth = max(_DEPTH, 4 * top)
         asked = self.model.encode([text])[0] if method != "words" or mark else None
+        wanted = top if rerank is None else _RERANKED * top
+        depth = max(_DEPTH, _RERANKED * top)
         with self._entered(), self._store.reading():
-            words = dict(by_words(self._connection, text, depth, condition, values)) if method != "vectors" else {}
-            vectors = self._nearest(asked, depth, condition, values) if method != "words" and asked is not None else {}
-            if method == "hybrid":
-                ranked = query.fused(list(words), list(vectors))
-            else:
-                ranked = list((vectors or words).items())
-            wanted = ranked if per_document or rerank is not None else ranked[:top]
-            hits = [self._hit(row, score, vectors.get(row), words.get(row)) for row, score in wanted]
-        if per_document:
-            best: dict[str, Hit] = {}
-            for hit in hits:
-                best.setdefault(hit.path, hit)
-            hits = list(best.values())
+            while True:
+                words = dict(by_words(self._connection, text, depth, condition, values)) if method != "vectors" else {}
+                vectors = self._nearest(asked, depth, condition, values) if method != "words" and asked is not None else {}
+                ranked = query.fused(list(words), list(vectors)) if method == "hybrid" else list((vectors or words).items())
+                if per_document:
+                    ranked = self._best_of_documents(ranked)
+                if not per_document or len(ranked) >= wanted or depth >= _DEEPEST or max(len(words), len(vectors)) < depth:
+                    break
+                depth = min(8 * depth, _DEEPEST)
+            hits = [self._hit(row, score, vectors.get(row), words.get(row)) for row, score in ranked[:wanted]]
         if rerank is not None:
-            hits = _reranked(rerank, text, hits[: 4 * top])
-        hits = hits[:top]
+            hits = _reranked(rerank, text, hits)[:top]
         if mark and asked is not None and hits:
             spans = query.marks(self.model, asked, [hit.text for hit in hits])
             hits = [replace(hit, mark=span) for hit, span in zip(hits, spans, strict=True)]
         return hits
 
+    def _best_of_documents(self, ranked: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+        """The first passage of each document."""
+        best: dict[int, tuple[int, float]] = {}
+        for row, score in ranked:
+            (document,) = next(iter(self._connection.execute("SELECT document FROM passages WHERE id = ?", (row,))))
+            best.setdefault(document, (row, score))
+        return list(best.values())
+
     def _nearest(self, asked: NDArray[np.float32], depth: int, condition: str, values: Sequence[Any]) -> dict[int, float]:
         """Passages by falling cosine similarity, and it."""
-        blocks = self._current_blocks()
-        rows = blocks[-1].first + len(blocks[-1].factors) if blocks else 0
+        versions = self._store.versions()
+        rows = ROWS * (max(versions, default=-1) + 1)
         allowed = query.allowed_rows(self._connection, rows, condition, values) if condition else None
         packing, full = self._store.packing, self._store.full
         count = depth if full is None else _RESCORED * depth
-        threads = self.model.threads
-        found, scores = scan(self._library, packing, blocks, packing.query(asked), count, allowed, threads)
+        one = packing.query(asked)
+        found: NDArray[np.int64] = np.empty(0, np.int64)
+        scores: NDArray[np.float32] = np.empty(0, np.float32)
+        for blocks in self._read_blocks(versions):
+            more, their_scores = scan(self._library, packing, blocks, one, count, allowed, self.model.threads)
+            found, scores = best(np.concatenate([found, more]), np.concatenate([scores, their_scores]), count)
         if full is not None:
             exact = self._store.full_vectors(found.tolist())
-            scores = cosine_similarity(exact, asked)
-            order = np.lexsort((found, -scores))[:depth]
-            found, scores = found[order], scores[order]
+            found, scores = best(found, cosine_similarity(exact, asked), depth)
         return dict(zip(found.tolist(), scores.tolist(), strict=True))
 
-    def _current_blocks(self) -> list[Block]:
-        """All vectors; those that did not change since the last search are in memory."""
-        versions = self._store.versions()
+    def _read_blocks(self, versions: Mapping[int, int]) -> Iterator[list[Block]]:
+        """All vectors: first those that are kept in memory, as many as the cache has room for, then the others, a few at a time."""
         kept = {number: each for number, each in self._blocks.items() if versions.get(number) == each[0]}
-        room = _CACHE_BYTES // (self._store.packing.stride * 4096)
-        blocks = []
-        for number, version in sorted(versions.items()):
-            if number not in kept:
-                block = self._store.read_block(number)
-                if len(kept) >= room:
-                    blocks.append(block)
-                    continue
-                kept[number] = version, block
-            blocks.append(kept[number][1])
         self._blocks = kept
-        return blocks
+        missing = sorted(versions.keys() - kept.keys())
+        size = ROWS * (self._store.packing.stride + 4)
+        room = max(0, _CACHE_BYTES // size - len(kept))
+        for number in missing[:room]:
+            kept[number] = versions[number], self._store.read_block(number)
+        yield [block for _, (_, block) in sorted(kept.items())]
+        step = max(1, _READ_BYTES // size)
+        for at in range(room, len(missing), step):
+            yield [self._store.read_block(number) for number in missing[at : at + step]]
 
     def _hit(self, row: int, score: float, cosine: float | None, bm25: float | None) -> Hit:
         sql = """

@@ -48,7 +48,7 @@ class Packing:
         self.stride = {"int8": self.width, "float32": 4 * self.width, "binary": (dim + 511) // 512 * 64}[dtype]
 
     def pack(self, vectors: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """float32 (n, dim) as uint8 (n, stride), and the factor of each vector, float32 (n,); a vector of zeros has 0."""
+        """float32 (n, dim) as uint8 (n, stride), and the factor of each vector, float32 (n,): 0 for zeros, but of signs always 1."""
         count = len(vectors)
         out = np.zeros((count, self.stride), np.uint8)
         if self.dtype == "binary":
@@ -111,6 +111,8 @@ def scan(
     Args:
         allowed: uint8, 0 for rows that are left out; one element for each row from 0 on.
     """
+    if allowed is not None and blocks and len(allowed) < max(block.first + len(block.factors) for block in blocks):
+        raise ValueError("some rows have no element in `allowed`")
     threads = max(1, min(threads, len(blocks) // 4))
     if threads == 1:
         parts = [_scan_part(library, packing, blocks, query, top, allowed)]
@@ -123,10 +125,14 @@ def scan(
                 for i in range(threads)
             ]
             parts = [job.result() for job in jobs]
-    rows = np.concatenate([rows for rows, _ in parts])
-    scores = np.concatenate([scores for _, scores in parts])
+    rows, scores = best(np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts]), top)
+    return rows, scores * np.float32(query.scale)
+
+
+def best(rows: NDArray[np.int64], scores: NDArray[np.float32], top: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Those of the `top` highest scores, best first; of equal scores the lower row is first."""
     order = np.lexsort((rows, -scores))[:top]
-    return rows[order], scores[order] * np.float32(query.scale)
+    return rows[order], scores[order]
 
 
 def _scan_part(
