@@ -57,3 +57,20 @@ def test_answers_make_sense() -> None:
     ranked = tb.load().rank("an animal that barks", ["The stock market fell.", "A dog is in the garden.", "Two plus two is four."])
     assert ranked[0].text == "A dog is in the garden."
     assert ranked[0].score > ranked[1].score + 0.1
+
+
+def test_bundled_models_have_names(tmp_path: Path) -> None:
+    import pickle
+
+    assert tb.load("all-MiniLM-L6-v2").path == tb.load().path
+    tiny = tb.load("tiny-en", threads=1)
+    assert (tiny.info()["name"], tiny.dim, tiny.info()["layers"]) == ("tiny-en", 384, 3)
+    assert pickle.loads(pickle.dumps(tiny)).path == tiny.path
+    assert tiny.info()["bytes"] <= 10_000_000
+    ranked = tiny.rank("an animal that barks", ["The stock market fell.", "A dog is in the garden.", "Two plus two is four."])
+    assert ranked[0].text == "A dog is in the garden."
+
+
+def test_the_small_model_gives_the_same_bytes_on_every_level() -> None:
+    sample = texts()[::5]
+    assert len({tb.load("tiny-en", threads=1, isa=level).encode(sample, truncation="truncate").tobytes() for level in LEVELS}) == 1

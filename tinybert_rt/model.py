@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tinybert_rt.ranking import Ranked
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2-int8.tbrt"
+BUNDLED = {"all-MiniLM-L6-v2": DEFAULT_MODEL, "tiny-en": "tiny-en-int8.tbrt"}
+"""Models that come with the package: the name for `load`, and the file."""
 
 
 def load(
@@ -37,7 +39,8 @@ def load(
     """Open a model file.
 
     Args:
-        path: a `.tbrt` file, or its bytes; None is the bundled all-MiniLM-L6-v2.
+        path: a `.tbrt` file, or its bytes; or the name of a bundled model: "all-MiniLM-L6-v2", which None is too, or "tiny-en", which is
+            smaller, faster and less exact.
         threads: workers of each call; None is what the affinity mask and the cgroup quota allow.
         engine: "native" for the compiled library, "jit" for kernels compiled by Numba on this machine, "auto" for the library where
             there is one.
@@ -50,12 +53,14 @@ def load(
     workers = check_threads(threads)
     library = load_library(engine, isa)
     if path is None:
-        path = _bundled_model()
+        path = _bundled(DEFAULT_MODEL)
+    elif isinstance(path, str) and path in BUNDLED:
+        path = _bundled(BUNDLED[path])
     return Model(path, library, workers)
 
 
-def _bundled_model() -> str:
-    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "models", DEFAULT_MODEL)
+def _bundled(file: str) -> str:
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "models", file)
 
 
 class Model(Tasks):
@@ -63,7 +68,8 @@ class Model(Tasks):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickled model is opened again, from its path or its bytes, where it is unpickled; the ISA is chosen anew there."""
-        return _reload, (None if self.path == _bundled_model() else self._file.source, self.threads)
+        bundled = next((name for name, file in BUNDLED.items() if self.path == _bundled(file)), None)
+        return _reload, (bundled or self._file.source, self.threads)
 
     def encode(
         self,

@@ -24,8 +24,11 @@ TOOLS = {
     "calibrate": "keep how large the inputs of a checkpoint's layers are, for quantize",
     "quantize": "make an int8 model file of a checkpoint that keeps its accuracy, and a report",
     "evaluate": "measure a model file on labelled data",
+    "embed_ray": "make vectors of many jsonl or parquet files with Ray",
     "squad": "answer the questions of a SQuAD file, and measure the answers",
 }
+EXTRAS = {"embed_ray": "ray", "evaluate": "evaluate", "export_onnx": "onnx", "quantize": "quantize", "calibrate": "quantize"}
+"""What else than `tools` a tool needs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,7 +83,7 @@ def _run_tool(name: str, arguments: list[str]) -> int:
     try:
         module = importlib.import_module(f"{package}.{name}")
     except ModuleNotFoundError as error:
-        return _fail(f"{name} needs the package {error.name!r}: pip install 'tinybert-rt[tools]'")
+        return _fail(f"{name} needs the package {error.name!r}: pip install 'tinybert-rt[{EXTRAS.get(name, 'tools')}]'")
     return int(module.main(arguments, prog=f"tinybert-rt {name}"))
 
 
