@@ -59,7 +59,7 @@ def counts(report: Report) -> tuple[int, int, int, int]:
 
 
 def content(path: Path) -> list[tuple[Any, ...]]:
-    """All passages with their vectors, whatever their ids; checks that the tables agree with each other."""
+    """All documents and passages with their vectors, whatever their ids; checks that the tables agree with each other."""
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     assert connection.pragma("integrity_check") == "ok"
     blocks = {
@@ -74,8 +74,10 @@ def content(path: Path) -> list[tuple[Any, ...]]:
     assert ids == {number for (number,) in connection.execute("SELECT rowid FROM words")}
     for number, (factors, _) in blocks.items():
         assert set((np.flatnonzero(factors) + number * ROWS).tolist()) == {each for each in ids if each // ROWS == number}
+    documents = list(connection.execute("SELECT path, hash, size, modified FROM documents WHERE complete ORDER BY path"))
+    assert len(documents) == next(connection.execute("SELECT count(*) FROM documents"))[0]
     connection.close()
-    return sorted((*row[1:], blocks[row[0] // ROWS][1][row[0] % ROWS].tobytes()) for row in rows)
+    return documents + sorted((*row[1:], blocks[row[0] // ROWS][1][row[0] % ROWS].tobytes()) for row in rows)
 
 
 def test_hits_say_where_they_are(index: Index, folder: Path) -> None:
@@ -155,7 +157,8 @@ def test_records(index: Index) -> None:
 def test_an_id_that_is_given_twice_stands_for_the_last(index: Index) -> None:
     index.add([{"id": "1", "text": "the cat"}, {"id": "2", "text": "a dog"}, {"id": "1", "text": "a small model"}])
     assert {(hit.path, hit.text) for hit in index.search("cat", method="vectors")} == {("1", "a small model"), ("2", "a dog")}
-    assert len(content(index.path)) == index.info()["passages"] == 2
+    content(index.path)
+    assert index.info()["passages"] == index.info()["documents"] == 2
 
 
 NO_UNICODE = [{"id": "\ud800"}, {"text": "cat \ud800"}, {"title": "\udc00"}, {"metadata": {"a": "\udc00"}}]
@@ -185,7 +188,8 @@ def test_more_passages_than_a_block_and_than_the_cache(index: Index, monkeypatch
     index.remove([str(i) for i in range(0, count, 7)])
     index.add({"id": f"x{i}", "text": text(i + 70_000)} for i in range(300))
     assert index.search(text(70_299), method="vectors", top=1)[0].path == "x299"
-    assert len(content(index.path)) == index.info()["passages"]
+    info = index.info()
+    assert len(content(index.path)) == info["passages"] + info["documents"]
     found = index.search(text(70_299), method="vectors", top=500)
     assert {hit.path[0] for hit in found} > {"x", "4"}
     monkeypatch.setattr(index_module, "_CACHE_BYTES", 0)

@@ -43,12 +43,12 @@ def _vectors(model: Model, texts: Iterable[Text]) -> NDArray[np.float32]:
     return model.encode(texts)
 
 
-def _path(model: Model) -> str | None:
-    """What opens the model again in another process; None is the bundled one. Raises InvalidArgumentError for a model from bytes."""
+def _path(model: Model) -> str:
+    """What opens the model again in another process, a path or the name of a bundled one. Raises InvalidArgumentError for bytes."""
     source = model.__reduce__()[1][0]
     if isinstance(source, bytes):
         raise InvalidArgumentError("the model was opened from bytes: what is stored names a file, so open it from one")
-    return source if source is None else str(source)
+    return str(source)
 
 
 def _lists(model: Model, texts: Iterable[Text]) -> list[list[float]]:
@@ -290,7 +290,7 @@ def _chroma() -> type:
         def validate_config_update(self, old_config: dict[str, Any], new_config: dict[str, Any]) -> None:
             """Raises InvalidArgumentError for another model, whose vectors do not compare with those of the collection."""
             if old_config.get("model") != new_config.get("model"):
-                raise InvalidArgumentError(f"the collection has vectors of {old_config.get('model') or 'the bundled model'}")
+                raise InvalidArgumentError(f"the collection has vectors of {old_config.get('model')}")
 
     return ChromaEmbeddingFunction
 

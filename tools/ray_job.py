@@ -22,6 +22,7 @@ import ray.data
 import tinybert_rt as tb
 from tinybert_rt.cli.common import progress
 from tinybert_rt.engine.cpus import check_threads
+from tinybert_rt.model import BUNDLED
 from tinybert_rt.output import whole_file
 
 from .rows import DataError
@@ -40,7 +41,7 @@ class JobError(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker knows: where outputs go, what they are made of (as in _settings.json), the model file (None: the bundled one)."""
+    """What every worker knows: where outputs go, what they are made of (as in _settings.json), the model file (None: the default one)."""
 
     out: str
     settings: dict[str, Any]
@@ -97,7 +98,7 @@ def embed(
         "id": id_column,
         "unit_bytes": unit_bytes,
     }
-    path = None if model is None else os.path.abspath(model)
+    path = model if model is None or model in BUNDLED else os.path.abspath(model)
     job = Job(os.path.abspath(out), settings, path, threads_per_worker, batch_rows, skip_bad)
     paths = list(dict.fromkeys(map(os.path.abspath, inputs)))
     with _alone_in(job.out):
