@@ -19,8 +19,9 @@ from models import convert, small_model_file, write_checkpoint
 
 import tinybert_rt as tb
 from tinybert_rt import errors
-from tinybert_rt.search import Index, Report, schema, update
+from tinybert_rt.search import Index, Report, parquet, schema, update
 from tinybert_rt.search import index as index_module
+from tinybert_rt.search.documents import Passage
 from tinybert_rt.search.vectors import ROWS
 
 TEXTS = {
@@ -159,6 +160,16 @@ def test_an_id_that_is_given_twice_stands_for_the_last(index: Index) -> None:
     assert {(hit.path, hit.text) for hit in index.search("cat", method="vectors")} == {("1", "a small model"), ("2", "a dog")}
     content(index.path)
     assert index.info()["passages"] == index.info()["documents"] == 2
+
+
+def test_rows_with_vectors_may_have_an_id_twice(index: Index) -> None:
+    vectors = model().encode(["the cat", "a dog", "a small model"])
+    passages = [Passage(text, 1, "", {}) for text in ("the cat", "a dog", "a small model")]
+    rows = parquet.Rows(["1", "2", "1"], passages, vectors)
+    assert parquet.load(index._store, iter([rows])) == (2, 0)
+    assert parquet.load(index._store, iter([rows])) == (0, 2)
+    assert {(hit.path, hit.text) for hit in index.search("cat", method="vectors")} == {("1", "a small model"), ("2", "a dog")}
+    content(index.path)
 
 
 NO_UNICODE = [{"id": "\ud800"}, {"text": "cat \ud800"}, {"title": "\udc00"}, {"metadata": {"a": "\udc00"}}]
@@ -333,6 +344,13 @@ def test_settings_of_an_index_stay(index: Index) -> None:
     for wrong in ({"dtype": "float32"}, {"passage_tokens": 20}, {"overlap": 3}):
         with pytest.raises(errors.IndexModelError, match=next(iter(wrong))):
             Index(index.path, model=model(), **wrong)  # type: ignore[arg-type]
+
+
+def test_names_that_are_no_unicode_are_refused(index: Index) -> None:
+    with pytest.raises(errors.InvalidTextError, match="surrogate"):
+        index.remove(["\ud800"])
+    with pytest.raises(errors.InvalidTextError, match="surrogate"):
+        Index(index.path.with_name("\udcff.db"), model=model())
 
 
 def test_only_one_updates_at_a_time(index: Index, folder: Path) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tinybert_rt.errors import IndexFileError, IndexVersionError
+from tinybert_rt.errors import IndexFileError, IndexVersionError, InvalidTextError
 
 APPLICATION_ID = 0x54425254
 """of SQLite's header: TBRT"""
@@ -51,7 +51,7 @@ def connect(path: Path, *, create: bool, patience: float = 10.0) -> Any:
         create: make the file where there is none.
         patience: seconds to wait for a lock of another process.
 
-    Raises IndexFileError, IndexVersionError.
+    Raises IndexFileError, IndexVersionError, InvalidTextError.
     """
     try:
         import apsw
@@ -74,7 +74,7 @@ def connect(path: Path, *, create: bool, patience: float = 10.0) -> Any:
 
 @contextmanager
 def clear_errors(path: Path) -> Iterator[None]:
-    """What SQLite finds wrong with an index, as an IndexFileError."""
+    """What SQLite finds wrong with an index, as an IndexFileError; what it cannot take for a text, as an InvalidTextError."""
     import apsw
 
     try:
@@ -85,6 +85,8 @@ def clear_errors(path: Path) -> Iterator[None]:
         raise IndexFileError(f"{path}: is no index, or a damaged one: SQLite cannot read it") from None
     except apsw.Error as error:
         raise IndexFileError(f"{path}: {error}") from error
+    except UnicodeEncodeError as error:
+        raise InvalidTextError(f"{error.object!r} has a lone surrogate: it is not valid Unicode") from None
 
 
 def _opened(apsw: Any, path: Path, create: bool) -> Any:
