@@ -18,7 +18,8 @@ from models import convert, small_model_file, write_checkpoint
 
 import tinybert_rt as tb
 from tinybert_rt import errors
-from tinybert_rt.search import Index, Report, update
+from tinybert_rt.search import Index, Report, parquet, update
+from tinybert_rt.search.documents import Passage
 from tinybert_rt.search.vectors import ROWS
 
 TEXTS = {
@@ -177,6 +178,25 @@ def test_records(index: Index) -> None:
     assert index.info()["documents"] == 1
     with pytest.raises(errors.InvalidArgumentError, match="'id' and 'text'"):
         index.add([{"id": "3", "body": "x"}])
+
+
+def test_of_records_with_the_same_id_the_last_one_stays(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [{"id": "1", "text": "The cat sat."}, {"id": "2", "text": "a dog"}, {"id": "1", "text": "a vector"}]
+    assert counts(index.add([*records, records[-1]])) == (2, 1, 1, 0)
+    assert {(hit.path, hit.text) for hit in index.search("the cat")} == {("1", "a vector"), ("2", "a dog")}
+    monkeypatch.setattr(update, "GROUP", 2)
+    long = "\n\n".join(f"The cat {i} sat on the mat and on the small dog." for i in range(20))
+    index.add([{"id": "3", "text": long}, {"id": "2", "text": "text"}, {"id": "3", "text": "fast"}])
+    assert {row[0]: row[3] for row in content(index.path)} == {"1": "a vector", "2": "text", "3": "fast"}
+    assert index.info()["passages"] == len(content(index.path)) == 3
+
+
+def test_of_loaded_rows_with_the_same_id_the_last_one_stays(index: Index) -> None:
+    passages = [Passage(text, 1, "", {}) for text in ("the cat", "a dog", "a vector")]
+    vectors = model().encode([each.text for each in passages])
+    assert parquet.load(index._store, iter([parquet.Rows(["1", "2", "1"], passages, vectors)])) == (2, 0)
+    assert index.info()["passages"] == 2
+    assert index.search("a vector", method="vectors", top=1)[0].path == "1"
 
 
 def test_more_passages_than_a_block(index: Index) -> None:

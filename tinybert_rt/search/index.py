@@ -162,7 +162,7 @@ class Index:
             return updater.report
 
     def add(self, documents: Iterable[Mapping[str, Any]], *, progress: OnProgress | None = None) -> Report:
-        """Add documents that are in memory, or replace those of the same id.
+        """Add documents that are in memory, or replace those of the same id; of two with the same id, the later one stays.
 
         Args:
             documents: mappings with "id" and "text", and if they have them "title" and "metadata" (a mapping of str to str).

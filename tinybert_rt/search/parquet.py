@@ -70,12 +70,17 @@ def _passage(row: dict[str, Any], text: str, title: str | None, own: str | None)
 
 
 def load(store: Store, rows: Iterator[Rows]) -> tuple[int, int]:
-    """Write rows that are new or changed, each a document; returns how many these were, and how many were there."""
+    """Write rows that are new or changed, each a document; of rows with the same id, the last one.
+
+    Returns how many were written, and how many were there.
+    """
     written = there = 0
     for group in rows:
         with store.writing():
             numbers, new = [], []
-            for place, (name, passage) in enumerate(zip(group.ids, group.passages, strict=True)):
+            last = {name: place for place, name in enumerate(group.ids)}
+            for name, place in last.items():
+                passage = group.passages[place]
                 content = repr((passage.text, passage.title, sorted(passage.metadata.items()))).encode() + group.vectors[place].tobytes()
                 hashed = hashlib.blake2b(content, digest_size=16).digest()
                 known = store.document(name)

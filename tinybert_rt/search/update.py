@@ -77,6 +77,16 @@ class _Group:
     passages: list[Passage] = field(default_factory=list)
     owners: list[_Open] = field(default_factory=list)
     finished: list[_Open] = field(default_factory=list)
+    paths: set[str] = field(default_factory=set)
+
+    def add(self, passage: Passage, owner: _Open) -> None:
+        self.passages.append(passage)
+        self.owners.append(owner)
+        self.paths.add(owner.source.path)
+
+    def finish(self, document: _Open) -> None:
+        self.finished.append(document)
+        self.paths.add(document.source.path)
 
     def full(self) -> bool:
         return len(self.passages) >= GROUP or len(self.finished) >= _EMPTY
@@ -116,6 +126,9 @@ class Updater:
     def _groups(self, sources: Iterable[Source]) -> Iterator[_Group]:
         group = _Group()
         for source in sources:
+            if source.path in group.paths:  # the later one replaces what is in the index
+                yield group
+                group = _Group()
             try:
                 hashed = source.hash()
                 known = self._store.document(source.path)
@@ -125,8 +138,7 @@ class Updater:
                 opened = _Open(source, hashed)
                 for section in source.sections():
                     for passage in self._splitter.split(section):
-                        group.passages.append(passage)
-                        group.owners.append(opened)
+                        group.add(passage, opened)
                         if group.full():
                             yield group
                             group = _Group()
@@ -138,7 +150,7 @@ class Updater:
                 self._read += source.size
             self.report.added += known is None
             self.report.changed += known is not None
-            group.finished.append(opened)
+            group.finish(opened)
             if group.full():
                 yield group
                 group = _Group()
