@@ -242,6 +242,24 @@ def test_files_that_cannot_be_read_keep_what_was_indexed(index: Index, folder: P
     assert any(hit.path.endswith("a.txt") for hit in index.search("the cat"))
 
 
+def test_a_fault_in_the_middle_of_a_file_loses_no_passage_and_costs_no_encoding(index: Index, folder: Path) -> None:
+    rows = [f'{{"text": "the cat {word}"}}\n' for word in ("model", "text", "vector")]
+    (folder / "rows.jsonl").write_text("".join(rows))
+    index.update([folder])
+    whole = content(index.path)
+    (folder / "rows.jsonl").write_text("".join([rows[0], "no JSON\n", *rows[1:]]))
+    (folder / "new.jsonl").write_text("".join([*rows[:2], "no JSON\n", rows[2]]))
+    report = index.update([folder])
+    assert ([os.path.basename(path) for path, _ in report.problems], report.passages) == (["new.jsonl", "rows.jsonl"], 2)
+    assert [row for row in content(index.path) if "new" not in row[0]] == whole
+    both = content(index.path)
+    report = index.update([folder])
+    assert (len(report.problems), report.passages, content(index.path)) == (2, 0, both)
+    (folder / "new.jsonl").write_text("".join(rows))
+    report = index.update([folder])
+    assert (len(report.problems), report.passages) == (1, 3)
+
+
 def test_another_model_is_refused(tmp_path: Path, index: Index, folder: Path) -> None:
     index.update([folder])
     write_checkpoint(tmp_path / "other", seed=5)

@@ -14,7 +14,7 @@ import numpy as np
 from tinybert_rt.errors import IndexModelError, InvalidArgumentError
 
 from .documents import Passage
-from .store import Store
+from .store import WHOLE, Store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,7 +84,7 @@ def load(store: Store, rows: Iterator[Rows]) -> tuple[int, int]:
                 content = repr((passage.text, passage.title, sorted(passage.metadata.items()))).encode() + group.vectors[place].tobytes()
                 hashed = hashlib.blake2b(content, digest_size=16).digest()
                 known = store.document(name)
-                if known is not None and known.hash == hashed and known.complete:
+                if known is not None and known.hash == hashed and known.state == WHOLE:
                     there += 1
                     continue
                 numbers.append(store.add_document(name, hashed, len(passage.text), time.time()))

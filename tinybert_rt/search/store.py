@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+BEGUN, WHOLE, FAULTY = range(3)
+"""`complete`, what the index has of a document: the begin, all, or all before a fault for which the file cannot be read on"""
+
+
 class Document(NamedTuple):
     """A file as the index knows it."""
 
     id: int
     path: str
     hash: bytes
-    complete: bool
+    state: int
 
 
 class Store:
@@ -82,8 +86,8 @@ class Store:
 
     def document(self, path: str) -> Document | None:
         """A document, if it is there."""
-        for number, hashed, complete in self.connection.execute("SELECT id, hash, complete FROM documents WHERE path = ?", (path,)):
-            return Document(number, path, hashed, bool(complete))
+        for number, hashed, state in self.connection.execute("SELECT id, hash, complete FROM documents WHERE path = ?", (path,)):
+            return Document(number, path, hashed, state)
         return None
 
     def paths_below(self, root: str) -> list[str]:
@@ -99,9 +103,9 @@ class Store:
         self.connection.execute(sql, (path, hashed, size, modified))
         return int(self.connection.last_insert_rowid())
 
-    def finish_document(self, number: int) -> None:
-        """All its passages are there."""
-        self.connection.execute("UPDATE documents SET complete = 1 WHERE id = ?", (number,))
+    def finish_document(self, number: int, state: int = WHOLE) -> None:
+        """All its passages are there, or (FAULTY) all that can be read."""
+        self.connection.execute("UPDATE documents SET complete = ? WHERE id = ?", (state, number))
 
     def remove_document(self, path: str) -> bool:
         """Remove a document and all that belongs to it; whether there was one."""
