@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from tinybert_rt.ranking import cosine_similarity
 from . import query, schema
 from .documents import Hit
 from .passages import Splitter
-from .sources import find_files, record
+from .sources import Record, find_files, record
 from .store import Store
 from .update import OnProgress, Report, Updater, only_writer
 from .vectors import DTYPES, Block, Packing, scan
@@ -167,11 +167,14 @@ class Index:
         Args:
             documents: mappings with "id" and "text", and if they have them "title" and "metadata" (a mapping of str to str).
 
-        Raises InvalidArgumentError for a document of another form; those before it stay.
+        Raises InvalidArgumentError or InvalidTextError for a document of another form, and what `documents` raises; those before it stay.
         """
         with self._lock, only_writer(self.path):
             updater = self._updater(None, None, progress)
-            updater.run(record(each) for each in documents)
+            faults: list[Exception] = []
+            updater.run(_records(documents, faults))
+            for fault in faults:
+                raise fault
             return updater.report
 
     def load(self, folder: str | os.PathLike[str]) -> tuple[int, int]:
@@ -213,7 +216,7 @@ class Index:
         *,
         top: int = 10,
         method: str = "hybrid",
-        path: str | None = None,
+        path: str | os.PathLike[str] | None = None,
         after: query.When | None = None,
         before: query.When | None = None,
         where: Mapping[str, str] | None = None,
@@ -241,6 +244,8 @@ class Index:
         one_of("method", method, METHODS)
         if not text.strip():
             raise InvalidArgumentError("the query is empty")
+        if rerank is not None and not isinstance(rerank, Model):
+            raise InvalidArgumentError(f"rerank must be a Model, not {type(rerank).__name__}: load it first")
         condition, values = query.Filter(path, after, before, where).sql()
         depth = max(_DEPTH, 4 * top)
         asked = self.model.encode([text], truncation="truncate")[0] if method != "words" or mark else None
@@ -320,6 +325,15 @@ class Index:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _records(documents: Iterable[Mapping[str, Any]], faults: list[Exception]) -> Iterator[Record]:
+    """The documents up to the first fault, which is kept until they are written."""
+    try:
+        for each in documents:
+            yield record(each)
+    except Exception as fault:
+        faults.append(fault)
 
 
 def _below(path: str, unread: tuple[str, ...]) -> bool:

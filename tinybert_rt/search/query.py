@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinybert_rt.engine.texts import utf8
 from tinybert_rt.errors import InvalidArgumentError
 from tinybert_rt.ranking import cosine_similarity
 
@@ -34,7 +35,7 @@ _WORDS = 64
 class Filter:
     """Which passages a search may find; a condition that is None allows all."""
 
-    path: str | None = None
+    path: str | os.PathLike[str] | None = None
     """a file, a folder, or a pattern with * and ?"""
     after: When | None = None
     before: When | None = None
@@ -43,24 +44,41 @@ class Filter:
     """metadata"""
 
     def sql(self) -> tuple[str, list[Any]]:
-        """A condition on passages p and documents d, "" where all are allowed; and its values. Raises InvalidArgumentError."""
+        """A condition on passages p and documents d, "" where all are allowed; and its values.
+
+        Raises InvalidArgumentError, InvalidTextError.
+        """
         parts: list[str] = []
         values: list[Any] = []
         if self.path is not None:
             either = []
-            for path in dict.fromkeys((self.path.rstrip("/") or "/", os.path.abspath(self.path))):
+            given = _name(self.path)
+            utf8(given, "path")
+            if not given:
+                raise InvalidArgumentError("path is empty: the current folder is '.'")
+            for path in filter(schema.storable, dict.fromkeys((given.rstrip("/") or "/", os.path.abspath(given)))):
                 either.append("d.path GLOB ? OR d.path GLOB ?")
-                plain = path if any(char in path for char in "*?") else re.sub(r"\[", "[[]", path)
-                values += [plain, plain.rstrip("/") + "/*"]
+                pattern = path.replace("[", "[[]")  # GLOB has sets of characters too
+                values += [pattern, pattern.rstrip("/") + "/*"]
             parts.append(f"({' OR '.join(either)})")
         for condition, when in (("d.modified >= ?", self.after), ("d.modified < ?", self.before)):
             if when is not None:
                 parts.append(condition)
                 values.append(_seconds(when))
+        if self.where is not None and not isinstance(self.where, Mapping):
+            raise InvalidArgumentError(f"where must be a mapping of names to values, not {type(self.where).__name__}")
         for name, value in (self.where or {}).items():
+            for each in (name, value):
+                utf8(each, f"{each!r} in where")
             parts.append("EXISTS (SELECT 1 FROM json_each(p.metadata) AS m WHERE m.key = ? AND m.value = ?)")
             values += [name, value]
         return " AND ".join(parts), values
+
+
+def _name(path: object) -> str:
+    if not isinstance(path, (str, os.PathLike)):
+        raise InvalidArgumentError(f"path must be a str or a path, not {type(path).__name__}")
+    return os.fsdecode(path)
 
 
 def _seconds(when: When) -> float:
@@ -71,9 +89,14 @@ def _seconds(when: When) -> float:
             when = datetime.fromisoformat(when)
         except ValueError:
             raise InvalidArgumentError(f"{when!r} is no date: write it as 2024-05-31 or 2024-05-31T18:30") from None
+    if not isinstance(when, date):
+        raise InvalidArgumentError(f"a date is a date, a str or seconds since 1970, not {type(when).__name__}")
     if not isinstance(when, datetime):
         when = datetime(when.year, when.month, when.day)
-    return when.timestamp()
+    try:
+        return when.timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise InvalidArgumentError(f"{when} cannot be counted in seconds since 1970: it is too far away") from None
 
 
 def by_words(connection: Any, text: str, top: int, filtered: str, values: Sequence[Any]) -> list[tuple[int, float]]:

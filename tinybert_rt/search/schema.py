@@ -42,6 +42,15 @@ CREATE TABLE versions (block INTEGER PRIMARY KEY, version INTEGER NOT NULL);
 """
 
 
+def storable(path: str) -> bool:
+    """Whether SQLite can hold a path: not if it has bytes that are not UTF-8, which Python reads as lone surrogates."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def connect(path: Path, *, create: bool, patience: float = 10.0) -> Any:
     """A connection (of apsw) to an index, whose tables are there.
 
@@ -55,6 +64,8 @@ def connect(path: Path, *, create: bool, patience: float = 10.0) -> Any:
         import apsw
     except ImportError:
         raise IndexFileError("an index needs the package apsw: pip install 'tinybert-rt[search]'") from None
+    if not storable(str(path)):
+        raise IndexFileError(f"{path}: SQLite cannot open a path that is not UTF-8: put the index elsewhere")
     if not path.exists() and not create:
         raise IndexFileError(f"{path}: there is no such index: `tinybert-rt index FOLDER --db {path}` makes one")
     if path.is_dir():

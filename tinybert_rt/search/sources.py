@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from tinybert_rt.engine.texts import utf8
 from tinybert_rt.errors import InvalidArgumentError
 
 from .documents import Section
 from .readers import ReadError, kind_of, read_sections
+from .schema import storable
 
 
 class Source(Protocol):
@@ -88,14 +90,25 @@ class Record:
 
 
 def record(value: Mapping[str, Any]) -> Record:
-    """A record of a mapping with "id", "text", and if it has them "title" and "metadata". Raises InvalidArgumentError."""
-    unknown = set(value) - {"id", "text", "title", "metadata"}
-    if unknown or not isinstance(value.get("id"), str) or not isinstance(value.get("text"), str):
-        raise InvalidArgumentError(
-            f"a document has 'id' and 'text' (str), and may have 'title' and 'metadata'; this one has {sorted(value)}"
-        )
-    metadata = {str(key): str(each) for key, each in (value.get("metadata") or {}).items()}
-    return Record(value["id"], value["text"], str(value.get("title") or ""), metadata, time.time())
+    """A record of a mapping with "id", "text", and if it has them "title" and "metadata".
+
+    Raises InvalidArgumentError, InvalidTextError.
+    """
+    form = "a document has 'id' and 'text' (str), and may have 'title' and 'metadata'; this one"
+    if not isinstance(value, Mapping):
+        raise InvalidArgumentError(f"{form} is {type(value).__name__}")
+    if not {"id", "text"} <= set(value) <= {"id", "text", "title", "metadata"}:
+        raise InvalidArgumentError(f"{form} has {sorted(map(str, value))}")
+    utf8(value["id"], "the id of a document")
+    called = f"of document {value['id']!r}"
+    given = value.get("metadata") or {}
+    if not isinstance(given, Mapping):
+        raise InvalidArgumentError(f"the metadata {called} are {type(given).__name__}: a mapping of str to str is wanted")
+    metadata = {str(key): str(each) for key, each in given.items()}
+    title = str(value.get("title") or "")
+    for name, text in (("text", value["text"]), ("title", title), *(("metadata", each) for pair in metadata.items() for each in pair)):
+        utf8(text, f"the {name} {called}")
+    return Record(value["id"], value["text"], title, metadata, time.time())
 
 
 @dataclass
@@ -114,8 +127,15 @@ def find_files(paths: Iterable[str | os.PathLike[str]], *, text: str | None, tit
 
     Args:
         left_out: absolute paths to pass over.
+
+    Raises InvalidArgumentError for a path that is empty.
     """
     found = Found()
+
+    def nameable(path: str) -> bool:
+        if not storable(path):
+            found.problems.append((path, "its name is not UTF-8: rename it"))
+        return storable(path)
 
     def add(path: str, named: bool) -> None:
         try:
@@ -127,18 +147,23 @@ def find_files(paths: Iterable[str | os.PathLike[str]], *, text: str | None, tit
             if named:
                 found.problems.append((path, "is no regular file" if path not in left_out else "is the index itself"))
         elif kind_of(Path(path)) is not None:
-            found.files[path] = File(path, status.st_size, status.st_mtime, text, title)
+            if nameable(path):
+                found.files[path] = File(path, status.st_size, status.st_mtime, text, title)
         elif named:
             found.problems.append((path, f"files that end in {Path(path).suffix or 'no suffix'!r} are not read"))
 
     for each in paths:
+        if not os.fspath(each):
+            raise InvalidArgumentError("a path is empty: the current folder is '.'")
         path = os.path.abspath(os.fsdecode(each))
         if not os.path.isdir(path):
             add(path, True)
             continue
+        if not nameable(path):
+            continue
         found.roots.append(path)
         for folder, folders, names in os.walk(path, onerror=lambda error: _note(found, error)):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and nameable(os.path.join(folder, name)))
             for name in sorted(names):
                 if not name.startswith("."):
                     add(os.path.join(folder, name), False)

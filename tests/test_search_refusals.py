@@ -1,0 +1,116 @@
+"""Bad input to an index: one clear error, and nothing else is lost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models import small_model_file
+
+import tinybert_rt as tb
+from tinybert_rt import errors
+from tinybert_rt.search import Index
+
+
+@pytest.fixture(scope="module")
+def model() -> tb.Model:
+    return tb.load(small_model_file(), threads=1)
+
+
+@pytest.fixture
+def index(tmp_path: Path, model: tb.Model) -> Iterator[Index]:
+    with Index(tmp_path / "notes.db", model=model) as opened:
+        opened.add([{"id": "1", "text": "The cat sat.", "metadata": {"year": "2020"}}])
+        yield opened
+
+
+def test_names_that_are_not_utf8_are_reported_and_the_rest_is_indexed(index: Index, tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path / "texts")
+    for name in (b"a.txt", b"bad \xff.txt", b"bad \xff.png", b"bad \xfe folder/a.txt"):
+        path = os.path.join(folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        Path(os.fsdecode(path)).write_text("zebra")
+    report = index.update([tmp_path / "texts"])
+    assert report.added == 1
+    assert [os.path.basename(os.fsencode(path)) for path, _ in report.problems] == [b"bad \xfe folder", b"bad \xff.txt"]
+    named = [os.fsdecode(os.path.join(folder, name)) for name in (b"bad \xff.txt", b"bad \xfe folder")]
+    assert ["UTF-8" in why for _, why in index.update(named).problems] == [True, True]
+    with pytest.raises(errors.IndexFileError, match="UTF-8"):
+        Index(os.fsdecode(bytes(tmp_path) + b"/\xff.db"))
+
+
+def test_a_search_in_a_folder_whose_name_is_not_utf8(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = os.fsdecode(bytes(tmp_path) + b"/\xff")
+    os.mkdir(folder)
+    monkeypatch.chdir(folder)
+    assert [hit.path for hit in index.search("cat", path="1")] == ["1"]
+
+
+def test_an_empty_path_is_not_the_current_folder(index: Index) -> None:
+    with pytest.raises(errors.InvalidArgumentError, match="empty"):
+        index.update([""])
+    with pytest.raises(errors.InvalidArgumentError, match="empty"):
+        index.search("cat", path="")
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("text", "is str"),
+        ({"id": "2"}, "'id' and 'text'"),
+        ({"id": "2", "text": "a", "titel": "b"}, "titel"),
+        ({"id": 2, "text": "a"}, "the id of a document is not a str but int"),
+        ({"id": "2", "text": None}, "the text of document '2' is not a str but NoneType"),
+        ({"id": "2", "text": "a \ud800"}, "the text of document '2' has a lone surrogate"),
+        ({"id": "2", "text": "a", "title": "\ud800"}, "the title of document '2'"),
+        ({"id": "2", "text": "a", "metadata": ["b"]}, "the metadata of document '2' are list"),
+        ({"id": "2", "text": "a", "metadata": {"b": "\ud800"}}, "the metadata of document '2'"),
+        ({"id": "\ud800", "text": "a"}, "the id of a document"),
+    ],
+)
+def test_a_bad_document_is_refused_and_those_before_it_stay(index: Index, document: Any, message: str) -> None:
+    with pytest.raises((errors.InvalidArgumentError, errors.InvalidTextError), match=message):
+        index.add([{"id": "a", "text": "zebra"}, document, {"id": "b", "text": "zebra"}])
+    assert [hit.path for hit in index.search("zebra", method="words")] == ["a"]
+
+
+def test_what_a_generator_of_documents_raises_is_raised_and_those_before_it_stay(index: Index) -> None:
+    def documents() -> Iterator[dict[str, str]]:
+        yield {"id": "a", "text": "zebra"}
+        raise LookupError("no more")
+
+    with pytest.raises(LookupError, match="no more"):
+        index.add(documents())
+    assert [hit.path for hit in index.search("zebra", method="words")] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ({"path": 5}, "path must be a str or a path, not int"),
+        ({"path": "\ud800"}, "path has a lone surrogate"),
+        ({"where": "year=2020"}, "where must be a mapping"),
+        ({"where": {"year": 2020}}, "2020 in where is not a str but int"),
+        ({"where": {"year": "\ud800"}}, "in where has a lone surrogate"),
+        ({"after": ["2020"]}, "not list"),
+        ({"after": datetime.min}, "too far away"),
+        ({"rerank": "model.tbrt"}, "rerank must be a Model"),
+    ],
+)
+def test_bad_filters(index: Index, filters: dict[str, Any], message: str) -> None:
+    with pytest.raises((errors.InvalidArgumentError, errors.InvalidTextError), match=message):
+        index.search("cat", **filters)
+
+
+def test_brackets_in_a_path_are_themselves(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "texts [1]").mkdir()
+    path = tmp_path / "texts [1]" / "a.txt"
+    path.write_text("The cat")
+    index.update([tmp_path / "texts [1]"])
+    monkeypatch.chdir(tmp_path / "texts [1]")
+    for pattern in (path, "./*.txt", str(path.parent / "*"), f"{path.parent}/?.txt"):
+        assert [hit.path for hit in index.search("cat", path=pattern)] == [str(path)]
