@@ -106,6 +106,30 @@ def test_bad_filters(index: Index, filters: dict[str, Any], message: str) -> Non
         index.search("cat", **filters)
 
 
+def test_a_closed_index_says_so(index: Index, tmp_path: Path) -> None:
+    index.close()
+    index.close()
+    for use in (lambda: index.search("cat"), lambda: index.add([]), lambda: index.update([tmp_path]), lambda: index.remove([]), index.info):
+        with pytest.raises(errors.IndexFileError, match="closed"):
+            use()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_opens_its_own(index: Index) -> None:
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            with index:
+                index.info()
+        except errors.ForkedError:
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert index.info()["documents"] == 1
+
+
 def test_brackets_in_a_path_are_themselves(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "texts [1]").mkdir()
     path = tmp_path / "texts [1]" / "a.txt"

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from tinybert_rt.engine.arguments import between, one_of
 from tinybert_rt.engine.library import Library
 from tinybert_rt.engine.texts import utf8
-from tinybert_rt.errors import IndexFileError, IndexModelError, InvalidArgumentError
+from tinybert_rt.errors import ForkedError, IndexFileError, IndexModelError, InvalidArgumentError
 from tinybert_rt.model import Model, load
 from tinybert_rt.ranking import cosine_similarity
 
@@ -41,6 +42,8 @@ _RESCORED = 8
 
 class Index:
     """An index of passages in one SQLite file. Threads may share it: one searches at a time. Close it, or use `with`.
+
+    A process that was forked opens its own.
 
     Args:
         path: the file; it is made where there is none, unless `create` is False.
@@ -67,6 +70,8 @@ class Index:
         self.path = Path(os.path.abspath(os.fsdecode(path)))
         self._given, self._threads = model, threads
         self._lock = threading.RLock()
+        self._process = os.getpid()
+        self._closed = False
         if dtype is not None:
             one_of("dtype", dtype, tuple(DTYPES))
         if create and not self.path.parent.is_dir():
@@ -147,7 +152,7 @@ class Index:
         """
         paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
         own = str(self.path)
-        with self._lock, only_writer(self.path):
+        with self._opened(), only_writer(self.path):
             found = find_files(
                 paths, text=text, title=title, left_out=frozenset(own + end for end in ("", "-wal", "-shm", "-lock", "-journal"))
             )
@@ -169,7 +174,7 @@ class Index:
 
         Raises InvalidArgumentError or InvalidTextError for a document of another form, and what `documents` raises; those before it stay.
         """
-        with self._lock, only_writer(self.path):
+        with self._opened(), only_writer(self.path):
             updater = self._updater(None, None, progress)
             faults: list[Exception] = []
             updater.run(_records(documents, faults))
@@ -187,12 +192,12 @@ class Index:
         """
         from . import parquet
 
-        with self._lock, only_writer(self.path):
+        with self._opened(), only_writer(self.path):
             return parquet.load(self._store, parquet.read(os.fsdecode(folder), self.model.fingerprint, self.model.dim))
 
     def remove(self, documents: Iterable[str]) -> int:
         """Remove documents by their paths or ids; returns how many there were."""
-        with self._lock, only_writer(self.path):
+        with self._opened(), only_writer(self.path):
             updater = self._updater(None, None, None)
             updater.remove([documents] if isinstance(documents, str) else list(documents))
             return updater.report.removed
@@ -203,7 +208,7 @@ class Index:
 
     def info(self) -> dict[str, Any]:
         """What is in the index, by name."""
-        with self._lock, self._store.reading():
+        with self._opened(), self._store.reading():
             documents, passages = self._store.counts()
             settings = {name: self._store.setting(name) for name in ("model", "fingerprint", "dim", "dtype", "passage_tokens", "overlap")}
         return {"path": str(self.path), "documents": documents, "passages": passages, **settings}
@@ -248,8 +253,10 @@ class Index:
             raise InvalidArgumentError(f"rerank must be a Model, not {type(rerank).__name__}: load it first")
         condition, values = query.Filter(path, after, before, where).sql()
         depth = max(_DEPTH, 4 * top)
-        asked = self.model.encode([text], truncation="truncate")[0] if method != "words" or mark else None
-        with self._lock, self._store.reading():
+        with self._opened():
+            model = self.model if method != "words" or mark else None
+        asked = None if model is None else model.encode([text], truncation="truncate")[0]
+        with self._opened(), self._store.reading():
             words = dict(query.by_words(self._connection, text, depth, condition, values)) if method != "vectors" else {}
             vectors = self._nearest(asked, depth, condition, values) if method != "words" and asked is not None else {}
             if method == "hybrid":
@@ -315,10 +322,22 @@ class Index:
     # ------------------------------------------------------------ the end
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file. A copy of a forked process is left as it is."""
         with self._lock:
-            self._blocks.clear()
-            self._connection.close()
+            if self._process == os.getpid():
+                self._blocks.clear()
+                self._connection.close()
+            self._closed = True
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """For one thread at a time. Raises IndexFileError after `close`, and ForkedError: SQLite's files do not survive a fork."""
+        with self._lock:
+            if self._closed:
+                raise IndexFileError(f"{self.path}: the index is closed: open it again")
+            if self._process != os.getpid():
+                raise ForkedError(f"{self.path}: the index was opened before fork(): open it in this process")
+            yield
 
     def __enter__(self) -> Index:
         return self
