@@ -67,6 +67,7 @@ def test_the_same_command_again_only_looks(database: Path, tmp_path: Path, capsy
         (["search", "{db}", "x", "--model", "{model}", "--where", "lang"], "NAME=VALUE"),
         (["search", "{db}", "x", "--model", "{model}", "--after", "soon"], "no date"),
         (["index", "no folder", "--db", "{tmp}/x.db", "--model", "{model}"], "No such file"),
+        (["index", "no folder", "--db", "{db}", "--model", "{model}"], "nothing was indexed"),
         (["index", "{tmp}", "--db", "{db}", "--model", "{model}", "--dtype", "binary"], "dtype"),
     ],
 )
