@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -104,6 +105,32 @@ def test_what_a_generator_of_documents_raises_is_raised_and_those_before_it_stay
 def test_bad_filters(index: Index, filters: dict[str, Any], message: str) -> None:
     with pytest.raises((errors.InvalidArgumentError, errors.InvalidTextError), match=message):
         index.search("cat", **filters)
+
+
+@pytest.mark.parametrize("setting", [{"passage_tokens": 1}, {"overlap": -1}, {"dtype": "int4"}])
+def test_an_index_that_is_refused_leaves_no_file(tmp_path: Path, model: tb.Model, setting: dict[str, Any]) -> None:
+    with pytest.raises(errors.InvalidArgumentError, match=next(iter(setting))):
+        Index(tmp_path / "new.db", model=model, **setting)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_written_is_named(index: Index) -> None:
+    index._connection.pragma("query_only", True)
+    with pytest.raises(errors.IndexWriteError, match=str(index.path)):
+        index.remove(["1"])
+
+
+def test_a_copy_that_cannot_be_written_is_read_with_its_log(
+    index: Index, tmp_path: Path, model: tb.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for end in ("", "-wal", "-shm"):
+        shutil.copy(f"{index.path}{end}", copy / f"notes.db{end}")
+    assert (copy / "notes.db-wal").stat().st_size
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with Index(copy / "notes.db", model=model, create=False) as other:
+        assert [hit.path for hit in other.search("cat")] == ["1"]
 
 
 def test_a_closed_index_says_so(index: Index, tmp_path: Path) -> None:

@@ -76,6 +76,8 @@ class Index:
             one_of("dtype", dtype, tuple(DTYPES))
         if create and not self.path.parent.is_dir():
             raise IndexFileError(f"{path}: there is no such directory to write to")
+        if create and not self.path.exists():
+            self._for_a_new_one(dtype, passage_tokens, overlap)  # refused before there is a file
         self._connection = schema.connect(self.path, create=create)
         try:
             self._settings(dtype, passage_tokens, overlap)
@@ -88,11 +90,7 @@ class Index:
         """Read what the file keeps, or write it into a new one."""
         store = Store(self._connection, Packing("int8", 1))
         if store.setting("dtype") is None:
-            model = self.model_unchecked
-            tokens = model.max_tokens if passage_tokens is None else between("passage_tokens", passage_tokens, 16, model.max_tokens)
-            shared = min(32, tokens // 4) if overlap is None else between("overlap", overlap, 0, tokens // 2)
-            values = {"dim": model.dim, "dtype": dtype or "int8", "passage_tokens": tokens, "overlap": shared}
-            values |= {"model": model.info()["name"], "fingerprint": model.fingerprint}
+            values = self._for_a_new_one(dtype, passage_tokens, overlap)
             with store.writing():
                 if store.setting("dtype") is None:  # another process may have been first
                     for name, value in values.items():
@@ -103,6 +101,14 @@ class Index:
                 raise IndexModelError(f"{self.path}: has {name} {kept[name]!r}, not {asked!r}: leave it out, or make a new index")
         self._store = Store(self._connection, Packing(kept["dtype"], kept["dim"]))
         self.passage_tokens, self.overlap = int(kept["passage_tokens"]), int(kept["overlap"])
+
+    def _for_a_new_one(self, dtype: str | None, passage_tokens: int | None, overlap: int | None) -> dict[str, Any]:
+        """What a new index keeps. Raises InvalidArgumentError."""
+        model = self.model_unchecked
+        tokens = model.max_tokens if passage_tokens is None else between("passage_tokens", passage_tokens, 16, model.max_tokens)
+        shared = min(32, tokens // 4) if overlap is None else between("overlap", overlap, 0, tokens // 2)
+        values = {"dim": model.dim, "dtype": dtype or "int8", "passage_tokens": tokens, "overlap": shared}
+        return values | {"model": model.info()["name"], "fingerprint": model.fingerprint}
 
     # ------------------------------------------------------------ the model
 

@@ -75,7 +75,14 @@ def connect(path: Path, *, create: bool, patience: float = 10.0) -> Any:
     except apsw.NotADBError:
         raise IndexFileError(f"{path}: is no index, or a damaged one: SQLite cannot read it") from None
     except apsw.Error as error:
-        raise IndexFileError(f"{path}: cannot be opened: {error}") from None
+        log = f", and {path.name}-wal belongs to it: open it once where it can be written" if _log_bytes(path) else ""
+        raise IndexFileError(f"{path}: cannot be opened: {error}{log}") from None
+
+
+def _log_bytes(path: Path) -> int:
+    """What was written and is not yet in the file itself."""
+    log = path.with_name(path.name + "-wal")
+    return log.stat().st_size if log.exists() else 0
 
 
 def _connected(apsw: Any, path: Path, create: bool, patience: float) -> Any:
@@ -83,8 +90,9 @@ def _connected(apsw: Any, path: Path, create: bool, patience: float) -> Any:
     if writable:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0))
     else:
-        # On a medium that cannot be written there is no room for the log's index either.
-        uri = "file:" + str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23") + "?immutable=1"
+        # On a medium that cannot be written there is no room for the index of a log either; but a log that is there is part of the file.
+        uri = "file:" + str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+        uri += "?immutable=1" if _log_bytes(path) == 0 else ""
         connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
     connection.set_busy_timeout(int(1000 * patience))
     application, version = connection.pragma("application_id"), connection.pragma("user_version")

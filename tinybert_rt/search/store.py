@@ -58,12 +58,16 @@ class Store:
                 raise
         except apsw.FullError:
             raise IndexWriteError(
-                "the disk is full; all that was committed before is kept: make room and give the same command again"
+                f"{self._name}: the disk is full; all that was committed before is kept: make room and give the same command again"
             ) from None
         except apsw.BusyError:
-            raise IndexWriteError("another process is writing into this index: wait until it is done") from None
+            raise IndexWriteError(f"{self._name}: another process is writing into this index: wait until it is done") from None
         except (apsw.ReadOnlyError, apsw.IOError) as error:
-            raise IndexWriteError(f"cannot be written: {error}") from None
+            raise IndexWriteError(f"{self._name}: cannot be written: {error}") from None
+
+    @property
+    def _name(self) -> str:
+        return str(self.connection.filename)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
