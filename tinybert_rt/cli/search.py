@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .common import UsageError, on_one_line, runs
+from .common import UsageError, on_one_line, runs, warnings_as_notes
 
 if TYPE_CHECKING:
     from tinybert_rt.search import Hit, Index, Progress, Report
@@ -130,7 +130,7 @@ def _search(options: argparse.Namespace) -> None:
         from tinybert_rt import model
 
         rerank = model.load(options.rerank, threads=options.threads, isa=options.isa)
-    with _open(options.db, options, create=False) as index:
+    with _open(options.db, options, create=False) as index, warnings_as_notes():
         hits = index.search(
             options.query,
             top=options.top,

@@ -19,6 +19,7 @@ from tinybert_rt.engine.library import Library
 from tinybert_rt.engine.texts import utf8
 from tinybert_rt.errors import ForkedError, IndexFileError, IndexModelError, InvalidArgumentError
 from tinybert_rt.model import Model, load
+from tinybert_rt.opened import warn_of_truncation
 from tinybert_rt.ranking import cosine_similarity
 
 from . import query, schema
@@ -248,6 +249,8 @@ class Index:
             rerank: a cross-encoder, which puts the best candidates (four times `top`) in order; its score is then `score`.
             mark: find the sentence of each hit that is nearest to the query; takes as long as encoding the hits.
 
+        A TruncationWarning says that the query has more tokens than the model takes.
+
         Raises InvalidArgumentError, InvalidTextError, IndexModelError, MissingHeadError.
         """
         utf8(text, "the query")
@@ -261,7 +264,7 @@ class Index:
         depth = max(_DEPTH, 4 * top)
         with self._opened():
             model = self.model if method != "words" or mark else None
-        asked = None if model is None else model.encode([text], truncation="truncate")[0]
+        asked = None if model is None else _asked(model, text)
         with self._opened(), self._store.reading():
             words = dict(query.by_words(self._connection, text, depth, condition, values)) if method != "vectors" else {}
             vectors = self._nearest(asked, depth, condition, values) if method != "words" and asked is not None else {}
@@ -350,6 +353,15 @@ class Index:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _asked(model: Model, text: str) -> NDArray[np.float32]:
+    """The vector of a query, float32 (dim,); warns where the query is too long."""
+    found = model.encode_detailed([text], truncation="truncate")
+    if found.truncated[0]:
+        warn_of_truncation(f"the query has {found.token_counts[0]} tokens: its vector is of the first {model.max_tokens}")
+    vector: NDArray[np.float32] = found.vectors[0]
+    return vector
 
 
 def _records(documents: Iterable[Mapping[str, Any]], faults: list[Exception]) -> Iterator[Record]:
