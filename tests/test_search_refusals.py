@@ -133,6 +133,11 @@ def test_a_copy_that_cannot_be_written_is_read_with_its_log(
         assert [hit.path for hit in other.search("cat")] == ["1"]
 
 
+def test_a_folder_without_vectors_is_no_job(index: Index, tmp_path: Path) -> None:
+    with pytest.raises(errors.InvalidArgumentError, match=r"_index\.json"):
+        index.load(tmp_path)
+
+
 def test_a_closed_index_says_so(index: Index, tmp_path: Path) -> None:
     index.close()
     index.close()

@@ -36,10 +36,6 @@ class Rows(NamedTuple):
 def read(folder: str, fingerprint: str, dim: int) -> Iterator[Rows]:
     """The rows of all files of a finished job, in order. Raises InvalidArgumentError, IndexModelError."""
     try:
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise InvalidArgumentError("reading parquet needs the package pyarrow: pip install pyarrow") from None
-    try:
         with open(os.path.join(folder, "_index.json"), encoding="utf-8") as file:
             job: dict[str, Any] = json.load(file)
         files, text, own = [each["file"] for each in job["files"]], job["text"], job["id"]
@@ -47,6 +43,10 @@ def read(folder: str, fingerprint: str, dim: int) -> Iterator[Rows]:
         raise InvalidArgumentError(f"{folder}: has no _index.json that can be read: it is written when tools.embed_ray is done") from None
     if job.get("model_sha256") != fingerprint or job.get("dim") != dim:
         raise IndexModelError(f"{folder}: its vectors were made by another model ({str(job.get('model_sha256'))[:12]}…)")
+    try:
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise InvalidArgumentError("reading parquet needs the package pyarrow: pip install pyarrow") from None
     for name in files:
         path = os.path.join(folder, name)
         number = 0
