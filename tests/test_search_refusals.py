@@ -162,6 +162,17 @@ def test_a_forked_process_opens_its_own(index: Index) -> None:
     assert index.info()["documents"] == 1
 
 
+def test_files_are_removed_by_relative_paths_too(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (tmp_path / name).write_text("a dog")
+    index.update([tmp_path])
+    monkeypatch.chdir(tmp_path)
+    assert index.remove([Path("a.txt"), "b.txt", "no.txt", "\ud800"]) == 2
+    assert index.remove(tmp_path / "c.txt") == 1
+    assert index.remove("1") == 1
+    assert index.info()["documents"] == 0
+
+
 def test_brackets_in_a_path_are_themselves(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "texts [1]").mkdir()
     path = tmp_path / "texts [1]" / "a.txt"

@@ -202,11 +202,13 @@ class Index:
         with self._opened(), only_writer(self.path):
             return parquet.load(self._store, parquet.read(os.fsdecode(folder), self.model.fingerprint, self.model.dim))
 
-    def remove(self, documents: Iterable[str]) -> int:
-        """Remove documents by their paths or ids; returns how many there were."""
+    def remove(self, documents: Iterable[str | os.PathLike[str]]) -> int:
+        """Remove documents by their ids, or by the paths of files; returns how many there were."""
+        given = [documents] if isinstance(documents, (str, os.PathLike)) else documents
+        names = [name for name in map(os.fsdecode, given) if schema.storable(os.path.abspath(name))]
         with self._opened(), only_writer(self.path):
             updater = self._updater(None, None, None)
-            updater.remove([documents] if isinstance(documents, str) else list(documents))
+            updater.remove([os.path.abspath(name) if self._store.document(name) is None else name for name in names])
             return updater.report.removed
 
     def _updater(self, total: int | None, size: int | None, progress: OnProgress | None) -> Updater:
