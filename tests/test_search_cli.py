@@ -49,6 +49,14 @@ def test_nothing_is_found(database: Path, capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err == "tinybert-rt: nothing was found\n"
 
 
+def test_a_query_that_is_cut_is_said_in_one_line(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("search", database, "cat " * 1000, "--model", small_model_file(), "--top", 1) == 0
+    captured = capsys.readouterr()
+    assert "a.md:3" in captured.out
+    assert captured.err.startswith("tinybert-rt: the query has 1002 tokens")
+    assert captured.err.count("\n") == 1
+
+
 def test_the_same_command_again_only_looks(database: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes" / "bad.txt").write_bytes(b"\xff")
     assert run("index", tmp_path / "notes", "--db", database, "--model", small_model_file()) == 0
@@ -67,6 +75,7 @@ def test_the_same_command_again_only_looks(database: Path, tmp_path: Path, capsy
         (["search", "{db}", "x", "--model", "{model}", "--where", "lang"], "NAME=VALUE"),
         (["search", "{db}", "x", "--model", "{model}", "--after", "soon"], "no date"),
         (["index", "no folder", "--db", "{tmp}/x.db", "--model", "{model}"], "No such file"),
+        (["index", "no folder", "--db", "{db}", "--model", "{model}"], "nothing was indexed"),
         (["index", "{tmp}", "--db", "{db}", "--model", "{model}", "--dtype", "binary"], "dtype"),
     ],
 )

@@ -65,7 +65,7 @@ def test_a_path_may_be_a_path_and_brackets_are_plain(index: Index, folder: Path,
     (folder / "[1]" / "x.txt").write_text("a cat")
     index.update([folder])
     monkeypatch.chdir(folder / "[1]")
-    for path in (folder / "[1]", folder / "[1]" / "x.txt", "x.txt", "x.*", ".", "../[[]1]", str(folder / "[1]" / "?.txt")):
+    for path in (folder / "[1]", folder / "[1]" / "x.txt", "x.txt", "./*.txt", ".", "../[[]1]", str(folder / "[1]" / "?.txt")):
         found = {os.path.basename(hit.path) for hit in index.search("cat", path=path)}
         assert found == (set() if path == "../[[]1]" else {"x.txt"}), path
 
@@ -94,8 +94,8 @@ def test_dates_without_a_zone_are_those_of_this_place(tokyo: None, index: Index,
         assert index.search("cat", after=after, before=before), (after, before)
         assert not index.search("cat", before=after)
         assert not index.search("cat", after=before)
-    for wrong in ("soon", "2024-13-01", date.min):
-        with pytest.raises(errors.InvalidArgumentError, match="no date"):
+    for wrong, message in (("soon", "no date"), ("2024-13-01", "no date"), (date.min, "too far away")):
+        with pytest.raises(errors.InvalidArgumentError, match=message):
             index.search("cat", before=wrong)
 
 
@@ -112,12 +112,7 @@ def test_queries_that_are_none(index: Index, folder: Path) -> None:
         index.search("cat", top=0)
     for text in ('"', "*", "cat OR", "NEAR(", "a:b", "^", "''", "\x00", "中文"):
         index.search(text)
-
-
-@pytest.mark.parametrize("filters", [{"path": "\udcff"}, {"where": {"a": "\udcff"}}])
-def test_filters_that_are_no_unicode_are_refused(index: Index, filters: dict[str, Any]) -> None:
-    with pytest.raises(errors.InvalidTextError, match="the filter"):
-        index.search("cat", **filters)
+    assert not index.search("cat", path="a\x00b")
 
 
 def test_a_query_that_is_cut_says_so(index: Index) -> None:

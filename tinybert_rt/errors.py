@@ -110,7 +110,7 @@ class OutOfMemoryError(TinyBertError, MemoryError):
 
 
 class ForkedError(TinyBertError, RuntimeError):
-    """A session was made before fork(), and its threads are not in this process."""
+    """A session or an index was opened before fork(): its threads, or its locks, are not in this process."""
 
     code = 25
 

@@ -76,7 +76,7 @@ def _index(options: argparse.Namespace) -> None:
         print(f"tinybert-rt: {path}: {problem}", file=sys.stderr)
     print(_summary(report))
     print(f"{options.db}: {facts['documents']:,} files, {facts['passages']:,} passages")
-    if report.problems and not facts["documents"]:
+    if report.problems and not report.added + report.changed + report.unchanged:
         raise UsageError(f"nothing was indexed: {report.problems[0][0]}: {report.problems[0][1]}")
 
 

@@ -17,14 +17,15 @@ import numpy as np
 from tinybert_rt.engine.arguments import between, one_of
 from tinybert_rt.engine.library import Library
 from tinybert_rt.engine.texts import utf8
-from tinybert_rt.errors import IndexFileError, IndexModelError, InvalidArgumentError
+from tinybert_rt.errors import ForkedError, IndexFileError, IndexModelError, InvalidArgumentError
 from tinybert_rt.model import Model, load
+from tinybert_rt.opened import warn_of_truncation
 from tinybert_rt.ranking import cosine_similarity
 
 from . import query, schema
 from .documents import Hit
 from .passages import Splitter
-from .sources import find_files, record
+from .sources import Record, find_files, is_utf8, record
 from .store import Store
 from .update import OnProgress, Report, Updater, only_writer
 from .vectors import DTYPES, ROWS, Block, Packing, best, scan
@@ -60,7 +61,7 @@ class Index:
         overlap: tokens that neighbouring passages share at most, in a new index.
         threads: of encoding and scanning; None is all that the process may use.
 
-    Raises IndexFileError, IndexVersionError, IndexModelError, InvalidArgumentError.
+    Raises IndexFileError, IndexVersionError, IndexModelError, InvalidArgumentError, InvalidTextError.
     """
 
     def __init__(
@@ -78,10 +79,13 @@ class Index:
         self._given, self._threads = model, threads
         self._lock = threading.RLock()
         self._process = os.getpid()
+        self._closed = False
         if dtype is not None:
             one_of("dtype", dtype, tuple(DTYPES))
         if create and not self.path.parent.is_dir():
             raise IndexFileError(f"{path}: there is no such directory to write to")
+        if create and not self.path.exists():
+            self._new_settings(dtype, passage_tokens, overlap)  # refused before there is a file
         self._connection = schema.connect(self.path, create=create)
         try:
             with self._entered():
@@ -95,11 +99,7 @@ class Index:
         """Read what the file keeps, or write it into a new one."""
         store = Store(self._connection, Packing("int8", 1))
         if store.setting("dtype") is None:
-            model = self._given_model
-            tokens = model.max_tokens if passage_tokens is None else between("passage_tokens", passage_tokens, 16, model.max_tokens)
-            shared = min(32, tokens // 4) if overlap is None else between("overlap", overlap, 0, tokens // 2)
-            values = {"dim": model.dim, "dtype": dtype or "int8", "passage_tokens": tokens, "overlap": shared}
-            values |= {"model": model.info()["name"], "fingerprint": model.fingerprint}
+            values = self._new_settings(dtype, passage_tokens, overlap)
             with store.writing():
                 if store.setting("dtype") is None:  # another process may have been first
                     for name, value in values.items():
@@ -114,11 +114,21 @@ class Index:
 
     @contextmanager
     def _entered(self) -> Iterator[None]:
-        """The file, for one thread at a time, in the process that opened it. Raises IndexFileError."""
+        """The file, while it is open, for one thread at a time, in the process that opened it. Raises IndexFileError, ForkedError."""
         if os.getpid() != self._process:
-            raise IndexFileError(f"{self.path}: was opened before this process was forked: open it again here")
+            raise ForkedError(f"{self.path}: was opened before this process was forked: open it again here")
         with self._lock, schema.clear_errors(self.path):
+            if self._closed:
+                raise IndexFileError(f"{self.path}: is closed: open it again")
             yield
+
+    def _new_settings(self, dtype: str | None, passage_tokens: int | None, overlap: int | None) -> dict[str, Any]:
+        """What a new index keeps. Raises InvalidArgumentError."""
+        model = self._given_model
+        tokens = model.max_tokens if passage_tokens is None else between("passage_tokens", passage_tokens, 16, model.max_tokens)
+        shared = min(32, tokens // 4) if overlap is None else between("overlap", overlap, 0, tokens // 2)
+        values = {"dim": model.dim, "dtype": dtype or "int8", "passage_tokens": tokens, "overlap": shared}
+        return values | {"model": model.info()["name"], "fingerprint": model.fingerprint}
 
     # ------------------------------------------------------------ the model
 
@@ -183,17 +193,20 @@ class Index:
             return updater.report
 
     def add(self, documents: Iterable[Mapping[str, Any]], *, progress: OnProgress | None = None) -> Report:
-        """Add documents that are in memory, or replace those of the same id.
+        """Add documents that are in memory, or replace those of the same id; of two with the same id, the later one stays.
 
         Args:
             documents: mappings with "id" and "text", and if they have them "title" and "metadata" (a mapping of str to str).
 
-        Raises InvalidArgumentError for a document of another form, InvalidTextError for lone surrogates; documents before it stay.
+        Raises InvalidArgumentError or InvalidTextError for a document of another form, and what `documents` raises; those before it stay.
         """
         with self._entered(), only_writer(self.path):
             updater = self._updater(None, None, progress)
-            updater.run(record(each) for each in documents)
-            return updater.report
+            faults: list[Exception] = []
+            updater.run(_records(documents, faults))
+        for fault in faults:
+            raise fault
+        return updater.report
 
     def load(self, folder: str | os.PathLike[str]) -> tuple[int, int]:
         """Take over the vectors of a job of `tools.embed_ray`: each row of its parquet files is a document of one passage.
@@ -208,11 +221,14 @@ class Index:
         with self._entered(), only_writer(self.path):
             return parquet.load(self._store, parquet.read(os.fsdecode(folder), self.model.fingerprint, self.model.dim))
 
-    def remove(self, documents: Iterable[str]) -> int:
-        """Remove documents by their paths or ids; returns how many there were."""
+    def remove(self, documents: Iterable[str | os.PathLike[str]]) -> int:
+        """Remove documents by their ids, or by the paths of files; returns how many there were."""
+        given = [documents] if isinstance(documents, (str, os.PathLike)) else documents
+        names = [os.fsdecode(each) for each in given]
         with self._entered(), only_writer(self.path):
             updater = self._updater(None, None, None)
-            updater.remove([documents] if isinstance(documents, str) else list(documents))
+            paths = [os.path.abspath(name) for name in names if self._store.document(name) is None]
+            updater.remove([*names, *filter(is_utf8, paths)])
             return updater.report.removed
 
     def _updater(self, total: int | None, size: int | None, progress: OnProgress | None) -> Updater:
@@ -257,15 +273,19 @@ class Index:
 
         A query of more tokens than the model takes is cut, with a TruncationWarning.
 
-        Raises InvalidArgumentError, InvalidTextError, IndexFileError, IndexModelError, MissingHeadError.
+        Raises InvalidArgumentError, InvalidTextError, IndexFileError, ForkedError, IndexModelError, MissingHeadError.
         """
         utf8(text, "the query")
         between("top", top, 1, 10_000)
         one_of("method", method, METHODS)
         if not text.strip():
             raise InvalidArgumentError("the query is empty")
+        if rerank is not None and not isinstance(rerank, Model):
+            raise InvalidArgumentError(f"rerank must be a Model, not {type(rerank).__name__}: load it first")
         condition, values = query.Filter(path, after, before, where).sql()
-        asked = self.model.encode([text])[0] if method != "words" or mark else None
+        with self._entered():
+            model = self.model if method != "words" or mark else None
+        asked = None if model is None else _asked(model, text)
         wanted = top if rerank is None else _RERANKED * top
         depth = max(_DEPTH, _RERANKED * top)
         with self._entered(), self._store.reading():
@@ -342,12 +362,31 @@ class Index:
             with self._lock:
                 self._blocks.clear()
                 self._connection.close()
+                self._closed = True
 
     def __enter__(self) -> Index:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _asked(model: Model, text: str) -> NDArray[np.float32]:
+    """The vector of a query, float32 (dim,); warns where the query is too long."""
+    found = model.encode_detailed([text], truncation="truncate")
+    if found.truncated[0]:
+        warn_of_truncation(f"the query has {found.token_counts[0]} tokens: its vector is of the first {model.max_tokens}")
+    vector: NDArray[np.float32] = found.vectors[0]
+    return vector
+
+
+def _records(documents: Iterable[Mapping[str, Any]], faults: list[Exception]) -> Iterator[Record]:
+    """The documents up to the first fault, which is kept until they are written."""
+    try:
+        for each in documents:
+            yield record(each)
+    except Exception as fault:
+        faults.append(fault)
 
 
 def _below(path: str, unread: Collection[str]) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from tinybert_rt.errors import IndexModelError, InvalidArgumentError
 
 from .documents import Passage
-from .store import Store
+from .store import WHOLE, Store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,10 +36,6 @@ class Rows(NamedTuple):
 def read(folder: str, fingerprint: str, dim: int) -> Iterator[Rows]:
     """The rows of all files of a finished job, in order. Raises InvalidArgumentError, IndexModelError."""
     try:
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise InvalidArgumentError("reading parquet needs the package pyarrow: pip install pyarrow") from None
-    try:
         with open(os.path.join(folder, "_index.json"), encoding="utf-8") as file:
             job: dict[str, Any] = json.load(file)
         files, text, own = [each["file"] for each in job["files"]], job["text"], job["id"]
@@ -47,6 +43,10 @@ def read(folder: str, fingerprint: str, dim: int) -> Iterator[Rows]:
         raise InvalidArgumentError(f"{folder}: has no _index.json that can be read: it is written when tools.embed_ray is done") from None
     if job.get("model_sha256") != fingerprint or job.get("dim") != dim:
         raise IndexModelError(f"{folder}: its vectors were made by another model ({str(job.get('model_sha256'))[:12]}…)")
+    try:
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise InvalidArgumentError("reading parquet needs the package pyarrow: pip install pyarrow") from None
     for name in files:
         path = os.path.join(folder, name)
         number = 0
@@ -70,7 +70,10 @@ def _passage(row: dict[str, Any], text: str, title: str | None, own: str | None)
 
 
 def load(store: Store, rows: Iterator[Rows]) -> tuple[int, int]:
-    """Write rows that are new or changed, each a document; returns how many these were, and how many were there."""
+    """Write rows that are new or changed, each a document; of rows with the same id, the last one.
+
+    Returns how many were written, and how many were there.
+    """
     written = there = 0
     for group in rows:
         with store.writing():
@@ -81,7 +84,7 @@ def load(store: Store, rows: Iterator[Rows]) -> tuple[int, int]:
                 content = repr((passage.text, passage.title, sorted(passage.metadata.items()))).encode() + group.vectors[place].tobytes()
                 hashed = hashlib.blake2b(content, digest_size=16).digest()
                 known = store.document(name)
-                if known is not None and known.hash == hashed and known.complete:
+                if known is not None and known.hash == hashed and known.state == WHOLE:
                     there += 1
                     continue
                 numbers.append(store.add_document(name, hashed, len(passage.text), time.time()))

@@ -15,6 +15,7 @@ from tinybert_rt.errors import InvalidArgumentError
 from tinybert_rt.ranking import cosine_similarity
 
 from .passages import sentences
+from .sources import is_utf8
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,36 +48,47 @@ class Filter:
         values: list[Any] = []
         if self.path is not None:
             either = []
+            if not isinstance(self.path, (str, os.PathLike)):
+                raise InvalidArgumentError(f"path must be a str or a path, not {type(self.path).__name__}")
             given = os.fsdecode(self.path)
-            for path in dict.fromkeys((given.rstrip("/") or "/", os.path.abspath(given))):
+            utf8(given, "path")
+            if not given:
+                raise InvalidArgumentError("path is empty: the current folder is '.'")
+            for path in filter(is_utf8, dict.fromkeys((given.rstrip("/") or "/", os.path.abspath(given)))):
                 either.append("d.path GLOB ? OR d.path GLOB ?")
-                pattern = path.replace("[", "[[]")
+                pattern = path.replace("[", "[[]")  # GLOB has sets of characters too
                 values += [pattern, pattern.rstrip("/") + "/*"]
             parts.append(f"({' OR '.join(either)})")
         for condition, when in (("d.modified >= ?", self.after), ("d.modified < ?", self.before)):
             if when is not None:
                 parts.append(condition)
                 values.append(_seconds(when))
+        if self.where is not None and not isinstance(self.where, Mapping):
+            raise InvalidArgumentError(f"where must be a mapping of names to values, not {type(self.where).__name__}")
         for name, value in (self.where or {}).items():
+            for each in (str(name), str(value)):
+                utf8(each, f"{each!r} in where")
             parts.append("EXISTS (SELECT 1 FROM json_each(p.metadata) AS m WHERE m.key = ? AND m.value = ?)")
             values += [str(name), str(value)]
-        for value in values:
-            if isinstance(value, str):
-                utf8(value, "the filter")
         return " AND ".join(parts), values
 
 
 def _seconds(when: When) -> float:
     if isinstance(when, (int, float)):
         return float(when)
-    try:
-        if isinstance(when, str):
+    if isinstance(when, str):
+        try:
             when = datetime.fromisoformat(when)
-        elif not isinstance(when, datetime):
-            when = datetime(when.year, when.month, when.day)
+        except ValueError:
+            raise InvalidArgumentError(f"{when!r} is no date: write it as 2024-05-31 or 2024-05-31T18:30") from None
+    if not isinstance(when, date):
+        raise InvalidArgumentError(f"a date is a date, a str or seconds since 1970, not {type(when).__name__}")
+    if not isinstance(when, datetime):
+        when = datetime(when.year, when.month, when.day)
+    try:
         return when.timestamp()
-    except (ValueError, OverflowError):
-        raise InvalidArgumentError(f"{str(when)!r} is no date: write it as 2024-05-31 or 2024-05-31T18:30") from None
+    except (ValueError, OverflowError, OSError):
+        raise InvalidArgumentError(f"{when} cannot be counted in seconds since 1970: it is too far away") from None
 
 
 def allowed_rows(connection: Any, rows: int, filtered: str, values: Sequence[Any]) -> NDArray[np.uint8]:

@@ -79,8 +79,6 @@ def clear_errors(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except apsw.ConnectionClosedError:
-        raise IndexFileError(f"{path}: is closed") from None
     except (apsw.NotADBError, apsw.CorruptError):
         raise IndexFileError(f"{path}: is no index, or a damaged one: SQLite cannot read it") from None
     except apsw.Error as error:
@@ -99,7 +97,7 @@ def _opened(apsw: Any, path: Path, create: bool) -> Any:
     except apsw.CantOpenError:
         connection.close()
         if os.path.exists(f"{path}-wal"):  # which has a part of the index, and which others may be writing
-            raise
+            raise IndexFileError(f"{path}: a part of it is in {path.name}-wal: open it once where it can be written") from None
     # No log is there, and no room for one.
     uri = "file:" + str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23") + "?immutable=1"
     return apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)

@@ -9,7 +9,6 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +17,6 @@ from tinybert_rt.errors import InvalidArgumentError
 
 from .documents import Section
 from .readers import ROWS, ReadError, kind_of, read_sections
-from .readers_common import storable
 
 _NAME = "its name is not valid UTF-8: rename it"
 
@@ -95,20 +93,23 @@ class Record:
 def record(value: Mapping[str, Any]) -> Record:
     """A record of a mapping with "id", "text", and if it has them "title" and "metadata".
 
-    Raises InvalidArgumentError, and InvalidTextError for lone surrogates.
+    Raises InvalidArgumentError, InvalidTextError.
     """
-    form = "a document has 'id' and 'text' (str), and may have 'title' and 'metadata' (a mapping)"
+    form = "a document has 'id' and 'text' (str), and may have 'title' and 'metadata'; this one"
     if not isinstance(value, Mapping):
-        raise InvalidArgumentError(f"{form}; this one is a {type(value).__name__}")
-    unknown = set(value) - {"id", "text", "title", "metadata"}
-    metadata = value.get("metadata") or {}
-    if unknown or not isinstance(value.get("id"), str) or not isinstance(value.get("text"), str) or not isinstance(metadata, Mapping):
-        raise InvalidArgumentError(f"{form}; this one has {sorted(map(str, value))}")
-    metadata = {str(key): str(each) for key, each in metadata.items()}
-    made = Record(value["id"], value["text"], str(value.get("title") or ""), metadata, time.time())
-    for each in (made.path, made.text, made.title, *chain(*metadata.items())):
-        utf8(each, f"the document {made.path!r}")
-    return made
+        raise InvalidArgumentError(f"{form} is {type(value).__name__}")
+    if not {"id", "text"} <= set(value) <= {"id", "text", "title", "metadata"}:
+        raise InvalidArgumentError(f"{form} has {sorted(map(str, value))}")
+    utf8(value["id"], "the id of a document")
+    called = f"of document {value['id']!r}"
+    given = value.get("metadata") or {}
+    if not isinstance(given, Mapping):
+        raise InvalidArgumentError(f"the metadata {called} are {type(given).__name__}: a mapping of str to str is wanted")
+    metadata = {str(key): str(each) for key, each in given.items()}
+    title = str(value.get("title") or "")
+    for name, text in (("text", value["text"]), ("title", title), *(("metadata", each) for pair in metadata.items() for each in pair)):
+        utf8(text, f"the {name} {called}")
+    return Record(value["id"], value["text"], title, metadata, time.time())
 
 
 @dataclass
@@ -127,6 +128,8 @@ def find_files(paths: Iterable[str | os.PathLike[str]], *, text: str | None, tit
 
     Args:
         left_out: absolute paths to pass over.
+
+    Raises InvalidArgumentError for a path that is empty.
     """
     found = Found()
 
@@ -139,7 +142,7 @@ def find_files(paths: Iterable[str | os.PathLike[str]], *, text: str | None, tit
         if path in left_out or not stat.S_ISREG(status.st_mode):
             if named:
                 found.problems.append((path, "is no regular file" if path not in left_out else "is the index itself"))
-        elif (kind := kind_of(Path(path))) is not None and not _is_utf8(path):
+        elif (kind := kind_of(Path(path))) is not None and not is_utf8(path):
             found.problems.append((path, _NAME))
         elif kind is not None:
             # Of other kinds they are not part of the hash.
@@ -149,27 +152,33 @@ def find_files(paths: Iterable[str | os.PathLike[str]], *, text: str | None, tit
             found.problems.append((path, f"files that end in {Path(path).suffix or 'no suffix'!r} are not read"))
 
     for each in paths:
+        if not os.fspath(each):
+            raise InvalidArgumentError("a path is empty: the current folder is '.'")
         path = os.path.abspath(os.fsdecode(each))
         if not os.path.isdir(path):
             add(path, True)
             continue
-        if not _is_utf8(path):
+        if not is_utf8(path):
             found.problems.append((path, _NAME))
             continue
         found.roots.append(path)
         for folder, folders, names in os.walk(path, onerror=lambda error: _note(found, error)):
             shown = sorted(name for name in folders if not name.startswith("."))
-            folders[:] = filter(_is_utf8, shown)
-            found.problems += [(os.path.join(folder, name), _NAME) for name in shown if not _is_utf8(name)]
+            folders[:] = filter(is_utf8, shown)
+            found.problems += [(os.path.join(folder, name), _NAME) for name in shown if not is_utf8(name)]
             for name in sorted(names):
                 if not name.startswith("."):
                     add(os.path.join(folder, name), False)
     return found
 
 
-def _is_utf8(name: str) -> bool:
+def is_utf8(name: str) -> bool:
     """Whether a database takes it: bytes of a name that are not UTF-8 are lone surrogates in it."""
-    return storable(name) == name
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _note(found: Found, error: OSError) -> None:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+BEGUN, WHOLE, FAULTY = range(3)
+"""`complete`, what the index has of a document: the begin, all, or all before a fault for which the file cannot be read on"""
+
+
 class Document(NamedTuple):
     """A file as the index knows it."""
 
@@ -27,7 +31,7 @@ class Document(NamedTuple):
     path: str
     hash: bytes
     modified: float
-    complete: bool
+    state: int
 
 
 class Store:
@@ -57,12 +61,16 @@ class Store:
                 raise
         except apsw.FullError:
             raise IndexWriteError(
-                "the disk is full; all that was committed before is kept: make room and give the same command again"
+                f"{self._name}: the disk is full; all that was committed before is kept: make room and give the same command again"
             ) from None
         except apsw.BusyError:
-            raise IndexWriteError("another process is writing into this index: wait until it is done") from None
+            raise IndexWriteError(f"{self._name}: another process is writing into this index: wait until it is done") from None
         except (apsw.ReadOnlyError, apsw.IOError) as error:
-            raise IndexWriteError(f"cannot be written: {error}") from None
+            raise IndexWriteError(f"{self._name}: cannot be written: {error}") from None
+
+    @property
+    def _name(self) -> str:
+        return str(self.connection.filename)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -87,8 +95,8 @@ class Store:
     def document(self, path: str) -> Document | None:
         """A document, if it is there."""
         sql = "SELECT id, hash, modified, complete FROM documents WHERE path = ?"
-        for number, hashed, modified, complete in self.connection.execute(sql, (path,)):
-            return Document(number, path, hashed, modified, bool(complete))
+        for number, hashed, modified, state in self.connection.execute(sql, (path,)):
+            return Document(number, path, hashed, modified, state)
         return None
 
     def paths_below(self, root: str) -> Iterator[str]:
@@ -105,9 +113,9 @@ class Store:
         self.connection.execute(sql, (path, hashed, size, modified))
         return int(self.connection.last_insert_rowid())
 
-    def finish_document(self, number: int) -> None:
-        """All its passages are there."""
-        self.connection.execute("UPDATE documents SET complete = 1 WHERE id = ?", (number,))
+    def finish_document(self, number: int, state: int = WHOLE) -> None:
+        """All its passages are there, or (FAULTY) all that can be read."""
+        self.connection.execute("UPDATE documents SET complete = ? WHERE id = ?", (state, number))
 
     def touch_document(self, number: int, modified: float) -> None:
         """Its file was written anew, with the content that it had."""

@@ -17,7 +17,7 @@ from .documents import Passage
 from .passages import Splitter
 from .readers import ReadError
 from .sources import File, Source
-from .store import Store
+from .store import BEGUN, FAULTY, WHOLE, Store
 
 if TYPE_CHECKING:
     from tinybert_rt.model import Model
@@ -60,7 +60,7 @@ class Progress:
 OnProgress = Callable[[Progress], object]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Open:
     """A document that is being read."""
 
@@ -68,6 +68,8 @@ class _Open:
     hashed: bytes
     number: int | None = None
     """in the index; None until its first group is written"""
+    state: int = BEGUN
+    """what of it was read"""
 
 
 @dataclass
@@ -125,10 +127,11 @@ class Updater:
             if group.ends(source.path):  # it has to be there before it is replaced
                 yield group
                 group = _Group()
+            opened = None
             try:
                 hashed = source.hash()
                 known = self._store.document(source.path)
-                if known is not None and known.hash == hashed and known.complete:
+                if known is not None and known.hash == hashed and known.state == WHOLE:
                     self.report.unchanged += 1
                     if isinstance(source, File) and known.modified != source.modified:
                         group.touched.append((known.id, source.modified))
@@ -136,6 +139,10 @@ class Updater:
                             yield group
                             group = _Group()
                     continue
+                if known is not None and known.state != BEGUN:
+                    # Read to the end first: where there is a fault, the file keeps what is indexed of it, and nothing is encoded.
+                    for _ in source.sections():
+                        pass
                 opened = _Open(source, hashed)
                 for section in source.sections():
                     for passage in self._splitter.split(section):
@@ -146,12 +153,16 @@ class Updater:
                             group = _Group()
             except (ReadError, OSError) as error:
                 self.report.problems.append((source.path, str(error)))
+                if opened is not None and (opened.number is not None or opened in group.owners[-1:]):
+                    opened.state = FAULTY
+                    group.finished.append(opened)
                 continue
             finally:
                 self._documents += 1
                 self._read += source.size
             self.report.added += known is None
             self.report.changed += known is not None
+            opened.state = WHOLE
             group.finished.append(opened)
             if group.full():
                 yield group
@@ -172,7 +183,7 @@ class Updater:
             if vectors is not None:
                 store.add_passages([numbers[id(each)] or 0 for each in group.owners], group.passages, vectors)
             for each in group.finished:
-                store.finish_document(numbers[id(each)] or 0)
+                store.finish_document(numbers[id(each)] or 0, each.state)
             for number, modified in group.touched:
                 store.touch_document(number, modified)
         for each in group.owners:
