@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,9 @@ def connect(path: Path, *, create: bool, patience: float = 10.0) -> Any:
         connection = _opened(apsw, path, create)
         try:
             connection.set_busy_timeout(int(1000 * patience))
-            _prepare(connection, path, create)
+            if create and _is_empty(connection):
+                _create(connection, patience)
+            _prepare(connection, path)
         except BaseException:
             connection.close()
             raise
@@ -103,10 +106,8 @@ def _opened(apsw: Any, path: Path, create: bool) -> Any:
     return apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
 
 
-def _prepare(connection: Any, path: Path, create: bool) -> None:
-    """The tables, where they are to be made, and what a connection needs. Raises IndexFileError, IndexVersionError."""
-    if create and _is_empty(connection):
-        _create(connection)
+def _prepare(connection: Any, path: Path) -> None:
+    """What a connection needs. Raises IndexFileError, IndexVersionError."""
     application, version = connection.pragma("application_id"), connection.pragma("user_version")
     if application != APPLICATION_ID:
         raise IndexFileError(f"{path}: is an SQLite file, but no index of this package")
@@ -122,10 +123,20 @@ def _is_empty(connection: Any) -> bool:
     return connection.pragma("application_id") == 0 and not next(connection.execute("SELECT count(*) FROM sqlite_schema"))[0]
 
 
-def _create(connection: Any) -> None:
+def _create(connection: Any, patience: float) -> None:
     """The tables, in one transaction, unless another process makes them meanwhile."""
+    import apsw
+
     connection.pragma("page_size", 16384)
-    connection.pragma("journal_mode", "WAL")
+    end = time.monotonic() + patience
+    while True:
+        try:
+            connection.pragma("journal_mode", "WAL")
+            break
+        except apsw.BusyError:  # for this lock SQLite does not wait itself
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
     name, arguments = WORD_TOKENIZER
     connection.execute("BEGIN IMMEDIATE")
     if _is_empty(connection):
