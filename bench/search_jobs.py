@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
 import lzma
 import subprocess
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bench.text_runners import OnnxRuntime
+from tools import vector_tasks
 
 BATCH, PLAIN_BATCH = 32, 256
 SMALL, NEIGHBOURS, QUERIES = 200_000, 10, 200
@@ -126,59 +125,26 @@ def scifact(data: Path, checkpoint: Path, folder: Path, threads: int) -> dict[st
     """NDCG@10 of SciFact's 300 queries, each document by its best passage."""
     from tinybert_rt.search import Index
 
-    base = data / "retrieval" / "scifact"
-    corpus = [json.loads(line) for line in lines(base / "corpus.jsonl.gz")]
-    queries = {each["_id"]: each["text"] for each in map(json.loads, lines(base / "queries.dev.jsonl.gz"))}
-    relevant: dict[str, dict[str, int]] = {}
-    for query, document, score in list(csv.reader(lines(base / "qrels.dev.tsv.gz"), delimiter="\t"))[1:]:
-        relevant.setdefault(query, {})[document] = int(score)
+    corpus, queries, grades = vector_tasks.read_scifact(data)
+    scores = {}
+
+    def note(name: str, rankings: Iterable[Iterable[str]]) -> None:
+        found = [vector_tasks.ndcg_at_10(grades[query["_id"]], list(ranking)) for query, ranking in zip(queries, rankings, strict=True)]
+        scores[name] = round(float(np.mean(found)), 4)
+
     with Index(folder / "x.db", threads=threads) as index:
-        index.add({"id": str(each["_id"]), "title": each["title"], "text": each["text"]} for each in corpus)
-        scores = {}
+        index.add({"id": each["_id"], "title": each["title"], "text": each["text"]} for each in corpus)
         for method in ("vectors", "words", "hybrid"):
-            hits = {each: index.search(queries[each], method=method, per_document=True, mark=False) for each in relevant}
-            scores[method] = round(float(np.mean([ndcg([hit.path for hit in hits[each]], relevant[each]) for each in relevant])), 4)
+            hits = (index.search(query["text"], method=method, per_document=True, mark=False) for query in queries)
+            note(method, ([hit.path for hit in found] for found in hits))
         rows = list(index._connection.execute("SELECT d.path, p.title, p.text FROM passages p JOIN documents d ON d.id = p.document"))
         passages = index.info()["passages"]
-    vectors = reference(checkpoint, [f"{title}\n{text}" if title else text for _, title, text in rows])
-    asked = reference(checkpoint, [queries[each] for each in relevant])
-    found = []
-    for query, similarity in zip(relevant, asked @ vectors.T, strict=True):
-        order = dict.fromkeys(rows[row][0] for row in np.argsort(-similarity, kind="stable")[:200])
-        found.append(ndcg(list(order), relevant[query]))
-    scores["transformers float32"] = round(float(np.mean(found)), 4)
-    return {"documents": len(corpus), "passages": passages, "queries": len(relevant), "ndcg10": scores}
-
-
-def lines(path: Path) -> list[str]:
-    """Of a compressed file."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return list(file)
-
-
-def reference(checkpoint: Path, texts: Sequence[str]) -> np.ndarray:
-    """Vectors of `transformers` in float32, mean pooling, normalized, float32 (n, 384)."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    tokenizer, model = AutoTokenizer.from_pretrained(checkpoint), AutoModel.from_pretrained(checkpoint).eval()
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    out = np.empty((len(texts), model.config.hidden_size), np.float32)
-    for at in range(0, len(order), BATCH):
-        chosen = order[at : at + BATCH]
-        batch = tokenizer([texts[i] for i in chosen], padding=True, truncation=True, max_length=256, return_tensors="pt")
-        with torch.inference_mode():
-            states = model(**batch).last_hidden_state
-        mask = batch["attention_mask"][..., None]
-        out[chosen] = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1)).numpy()
-    return out
-
-
-def ndcg(found: Sequence[str], relevant: dict[str, int]) -> float:
-    """NDCG@10 (Järvelin and Kekäläinen 2002), gains as they are."""
-    gain = sum(relevant.get(each, 0) / np.log2(place + 2) for place, each in enumerate(found[:10]))
-    ideal = sum(each / np.log2(place + 2) for place, each in enumerate(sorted(relevant.values(), reverse=True)[:10]))
-    return float(gain / ideal)
+    encode = vector_tasks.transformers_encoder(checkpoint)
+    vectors = encode([f"{title}\n{text}" if title else text for _, title, text in rows])
+    similarities = encode([query["text"] for query in queries]) @ vectors.T
+    order = np.argsort(-similarities, axis=1, kind="stable")[:, :200]
+    note("transformers float32", (dict.fromkeys(rows[row][0] for row in best) for best in order))
+    return {"documents": len(corpus), "passages": passages, "queries": len(queries), "ndcg10": scores}
 
 
 # ---------------------------------------------------------------- latency

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -95,11 +95,17 @@ def stsb(encode: Encode, data: Path, reference: Encode | None = None) -> dict[st
     return {"task": "stsb", **similarity(encode, first, second, numbers(path, scores), reference)}
 
 
-def scifact(encode: Encode, data: Path) -> dict[str, Any]:
-    """SciFact, dev queries: mean NDCG@10 of ranking all documents (title, space, text) by cosine; equal scores rank by document order.
+class SciFact(NamedTuple):
+    """The documents, those dev queries that have judgements, and these: grades by document, by query."""
 
-    The folder retrieval/scifact has corpus.jsonl.gz (_id, title, text), queries.dev.jsonl.gz (_id, text) and qrels.dev.tsv.gz (query,
-    document, grade; a header line).
+    documents: list[dict[str, str]]
+    queries: list[dict[str, str]]
+    grades: dict[str, dict[str, int]]
+
+
+def read_scifact(data: Path) -> SciFact:
+    """The folder retrieval/scifact: corpus.jsonl.gz (_id, title, text), queries.dev.jsonl.gz (_id, text) and qrels.dev.tsv.gz (query,
+    document, grade; a header line). Raises DataError.
     """
     folder = data / "retrieval" / "scifact"
     documents = rows.read_table(folder / "corpus.jsonl.gz")
@@ -108,8 +114,13 @@ def scifact(encode: Encode, data: Path) -> dict[str, Any]:
     for row in rows.read_table(folder / "qrels.dev.tsv.gz"):
         query, document, grade = list(row.values())
         grades.setdefault(query, {})[document] = int(grade)
+    return SciFact(documents, [each for each in queries if each["_id"] in grades], grades)
+
+
+def scifact(encode: Encode, data: Path) -> dict[str, Any]:
+    """SciFact, dev queries: mean NDCG@10 of ranking all documents (title, space, text) by cosine; equal scores rank by document order."""
+    documents, queries, grades = read_scifact(data)
     names = [each["_id"] for each in documents]
-    queries = [each for each in queries if each["_id"] in grades]
     started = time.perf_counter()
     corpus = normalized(encode([f"{each['title']} {each['text']}" for each in documents]))
     asked = normalized(encode([each["text"] for each in queries]))

@@ -107,26 +107,36 @@ def warnings_as_notes() -> Iterator[None]:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[int], None]]:
-    """A counter on the terminal, at most five times a second; nothing in a pipe."""
+def status_line() -> Iterator[Callable[[Callable[[], str]], None] | None]:
+    """A line on the terminal that is made and written at most five times a second, and goes away at the end; None in a pipe."""
     if not sys.stderr.isatty():
-        yield lambda done: None
+        yield None
         return
-    started = time.perf_counter()
     last = 0.0
 
-    def show(done: int) -> None:
+    def show(text: Callable[[], str]) -> None:
         nonlocal last
         now = time.perf_counter()
         if now - last >= 0.2:
             last = now
-            print(f"\r{done} texts, {done / (now - started):.0f} per second", end="", file=sys.stderr, flush=True)
+            print(f"\r{text()}\033[K", end="", file=sys.stderr, flush=True)
 
     try:
         yield show
     finally:
         if last:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[int], None]]:
+    """A counter of texts on the terminal; nothing in a pipe."""
+    started = time.perf_counter()
+    with status_line() as line:
+        if line is None:
+            yield lambda done: None
+        else:
+            yield lambda done: line(lambda: f"{done} texts, {done / (time.perf_counter() - started):.0f} per second")
 
 
 def on_one_line(text: str) -> str:

@@ -6,12 +6,11 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .common import UsageError, on_one_line, runs, warnings_as_notes
+from .common import UsageError, on_one_line, runs, status_line, warnings_as_notes
 
 if TYPE_CHECKING:
     from tinybert_rt.search import Hit, Index, Progress, Report
@@ -90,30 +89,18 @@ def _summary(report: Report) -> str:
 
 @contextmanager
 def _shown() -> Iterator[Callable[[Progress], None] | None]:
-    """Progress on a terminal, at most five times a second; nothing in a pipe."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    last = 0.0
+    """Progress on a terminal; nothing in a pipe."""
+    with status_line() as line:
+        yield None if line is None else lambda progress: line(lambda: _state(progress))
 
-    def show(progress: Progress) -> None:
-        nonlocal last
-        now = time.perf_counter()
-        if now - last < 0.2:
-            return
-        last = now
-        files = f"{progress.documents:,}" + (f" of {progress.total:,}" if progress.total is not None else "")
-        text = f"{files} files, {progress.passages:,} passages, {progress.passages / max(progress.seconds, 1e-9):,.0f} a second"
-        if progress.share:
-            left = progress.seconds * (1 - progress.share) / progress.share
-            text += f", {progress.share:.0%}, {int(left) // 60}:{int(left) % 60:02} left"
-        print(f"\r{text}\033[K", end="", file=sys.stderr, flush=True)
 
-    try:
-        yield show
-    finally:
-        if last:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+def _state(progress: Progress) -> str:
+    files = f"{progress.documents:,}" + (f" of {progress.total:,}" if progress.total is not None else "")
+    text = f"{files} files, {progress.passages:,} passages, {progress.passages / max(progress.seconds, 1e-9):,.0f} a second"
+    if progress.share:
+        left = progress.seconds * (1 - progress.share) / progress.share
+        text += f", {progress.share:.0%}, {int(left) // 60}:{int(left) % 60:02} left"
+    return text
 
 
 def _search(options: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tinybert_rt.engine.declarations import ffi
+from tinybert_rt.engine.session import address
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -141,26 +141,22 @@ def _scan_part(
     """As `scan`, without order and scale."""
     scores, rows, found = np.empty(top, np.float32), np.empty(top, np.int64), 0
     for block in blocks:
-        chosen = 0 if allowed is None else _address(allowed) + block.first
+        chosen = 0 if allowed is None else address(allowed) + block.first
         count = len(block.factors)
         found = library.scan(
             packing.kind,
-            _address(block.data),
+            address(block.data),
             packing.stride,
-            _address(block.factors),
+            address(block.factors),
             chosen,
             count,
             block.first,
             packing.width,
-            _address(query.data),
+            address(query.data),
             query.constant,
-            _address(scores),
-            _address(rows),
+            address(scores),
+            address(rows),
             found,
             top,
         )
     return rows[:found], scores[:found]
-
-
-def _address(array: NDArray[Any]) -> int:
-    return int(ffi.cast("intptr_t", ffi.from_buffer(array)))
