@@ -101,10 +101,19 @@ class _Linear(torch.nn.Linear):  # type: ignore[misc]
 
 
 class _Embedding(torch.nn.Embedding):  # type: ignore[misc]
-    """One table of `kernels.rows.embed_row`."""
+    """One table of `kernels.rows.embed_row`.
+
+    first_type: 1 for positions, −1 for token types, else 0: how often the row of the first token type, `types[0].weight[0]`, is added
+    before a row is quantized, as `tools.tensors` does it.
+    """
+
+    first_type: int
+    types: tuple[torch.nn.Embedding, ...]
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         rows = super().forward(ids)
+        if self.first_type:
+            rows = rows + self.first_type * self.types[0].weight[0]
         q, scale = quantize_table(rows)
         return _StraightThrough.apply(rows, q.mul_(scale))
 
@@ -232,6 +241,12 @@ def prepare(model: PreTrainedModel) -> None:
         module.float_class = type(module)
         module.pair_span = pair_span
         module.__class__ = _COUNTERPARTS[type(module)]
+    tables = {name.rpartition(".")[2]: module for name, module, _ in parts if isinstance(module, _Embedding)}
+    types = tables.get("token_type_embeddings")
+    for name, table in tables.items():
+        moves = types is not None and "position_embeddings" in tables
+        table.first_type = {"position_embeddings": 1, "token_type_embeddings": -1}.get(name, 0) if moves else 0
+        table.types = (types,) if moves else ()  # in a tuple it is no module of this one
 
 
 def restore(model: PreTrainedModel) -> None:
@@ -247,6 +262,8 @@ def restore(model: PreTrainedModel) -> None:
         if hasattr(module, "float_class"):
             module.__class__ = module.float_class
             del module.float_class, module.pair_span
+            for name in ("first_type", "types"):
+                module.__dict__.pop(name, None)
 
 
 def _architecture(model: PreTrainedModel) -> Architecture:

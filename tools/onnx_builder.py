@@ -14,6 +14,7 @@ import numpy as np
 
 from tinybert_rt.format import layout
 
+from .blocks import move_first_type, quantize_columns, quantize_rows
 from .hf import ConversionError
 from .tbrt import Layer, Linear, Matrix, Norm, TbrtFile
 
@@ -124,7 +125,11 @@ def embeddings(build: Builder, file: TbrtFile) -> str:
     """Sum of word, position and type rows, normalized, projected where the model does: (batch, tokens, hidden)."""
     config = file.config
     columns = config["embedding_size"] or config["hidden_size"]
-    tables = {name: kept(build, file.table(f"embeddings.{name}")) for name in ("word", "position", "type")}
+    tables = {name: file.table(f"embeddings.{name}") for name in ("word", "position", "type")}
+    if build.int8 and tables["position"].scale is None:
+        moved = move_first_type(tables["position"].values, tables["type"].values)
+        tables |= {name: Matrix(values) for name, values in zip(("position", "type"), moved, strict=True)}
+    tables = {name: kept(build, table) for name, table in tables.items()}
     words = build.rows("embeddings.word", tables["word"], "input_ids", columns)
     length = build.node("Gather", build.node("Shape", "input_ids"), build.constant(1, np.int64))
     places = build.node("Range", build.constant(0, np.int64), length, build.constant(1, np.int64))
@@ -219,8 +224,6 @@ def kept(build: Builder, matrix: Matrix, columns: bool = False) -> Matrix:
     Args:
         columns: quantize as a linear layer, under the pair rule of FORMAT.md; else as a table.
     """
-    from .blocks import quantize_columns, quantize_rows
-
     if not build.int8:
         return Matrix(matrix.floats())
     if matrix.scale is not None:

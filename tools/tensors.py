@@ -13,6 +13,8 @@ from . import blocks, relative
 from .hf import EncoderConfig, Weights
 from .keep import marks_tensor
 
+_TYPES = "embeddings.token_type_embeddings.weight"
+
 
 @dataclass(frozen=True)
 class TensorReport:
@@ -91,16 +93,19 @@ def weight_tensors(
 
     words = weights.take("embeddings.word_embeddings.weight", encoder.vocab_size, embedding)
     make.table("embeddings.word", "embeddings.word_embeddings.weight", words[:vocab_size])
+    types = np.zeros((1, embedding), np.float32)
+    if kind.types and encoder.type_vocab_size:
+        types = weights.take(_TYPES, encoder.type_vocab_size, embedding)[: 1 if encoder.one_type else None]
     if encoder.positions:
         rows = encoder.positions_begin + encoder.max_positions
-        positions = weights.take("embeddings.position_embeddings.weight", rows, embedding)
-        make.table("embeddings.position", "embeddings.position_embeddings.weight", positions[encoder.positions_begin :])
+        positions = weights.take("embeddings.position_embeddings.weight", rows, embedding)[encoder.positions_begin :]
+        if int8:
+            positions, types = blocks.move_first_type(positions, types)
+        make.table("embeddings.position", "embeddings.position_embeddings.weight", positions)
     if kind.types and encoder.type_vocab_size:
-        source = "embeddings.token_type_embeddings.weight"
-        types = weights.take(source, encoder.type_vocab_size, embedding)
-        make.table("embeddings.type", source, types[:1] if encoder.one_type else types)
+        make.table("embeddings.type", _TYPES, types)
     else:
-        make.tensors.update(blocks.table_tensors("embeddings.type", np.zeros((1, embedding), np.float32), int8)[0])
+        make.tensors.update(blocks.table_tensors("embeddings.type", types, int8)[0])
     make.norm("embeddings.norm", "embeddings.LayerNorm", embedding)
     if encoder.embedding_size:
         make.linear("embeddings.project", [kind.project], hidden, embedding)
