@@ -55,6 +55,8 @@ def test_inputs_are_those_of_each_layer(tmp_path: Path) -> None:
     assert found.tokens == states.shape[1]
     for layer in (0, 1):
         inputs = found.statistics.inputs[f"layers.{layer}.attention.qkv"]
+        gram = states[layer].T @ states[layer] / found.tokens
+        np.testing.assert_allclose(inputs.gram, gram, atol=1e-5 * np.diag(gram).max())
         np.testing.assert_allclose(inputs.second_moment, (states[layer] ** 2).mean(axis=0), rtol=1e-4)
         np.testing.assert_allclose(inputs.largest, np.abs(states[layer]).max(axis=0), rtol=1e-4)
         expected = np.percentile(np.abs(states[layer]), tool.PERCENTILES, axis=1).mean(axis=1)
@@ -76,6 +78,9 @@ def test_a_calibration_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert (again.texts, again.held_out, again.sha256) == (3, found.held_out, found.sha256)
     assert set(again.statistics.inputs) == set(linear_sources(read_config(tmp_path)))
     assert np.array_equal(again.statistics.attention["layers.1"], found.statistics.attention["layers.1"])
+    for name, each in found.statistics.inputs.items():
+        np.testing.assert_allclose(again.statistics.inputs[name].gram, each.gram, atol=1e-6 * each.gram.max())
+        assert np.array_equal(again.statistics.inputs[name].largest, each.largest)
 
 
 MIGRATED = ["bert", "bert-odd", "roberta", "distilbert", "albert-inner", "electra-small", "deberta", "deberta-v2", "deberta-v3"]
@@ -138,8 +143,31 @@ def test_errors_of_weights_are_those_of_the_file(tmp_path: Path) -> None:
     found = weight_errors(read_weights(tmp_path, encoder.architecture), encoder, Recipe(), statistics)
     by_name = {each.name: each.error.relative_rms for each in report.tensors}
     assert found["layers.1.ffn.in"][0] == pytest.approx(by_name["encoder.layer.1.intermediate.dense.weight"], rel=1e-6)
-    best = weight_errors(read_weights(tmp_path, encoder.architecture), encoder, Recipe("mse"), statistics)
-    assert all(best[name][1] <= found[name][1] for name in found)
+    migrated = Recipe(migrate=True, gptq=True)
+    best = weight_errors(read_weights(tmp_path, encoder.architecture), encoder, migrated, statistics)
+    assert all(best[name][1] < found[name][1] for name in found)
+
+
+def test_errors_of_outputs_are_those_of_the_inputs(tmp_path: Path) -> None:
+    """Behind a migration too: of attention's output, where both the inputs and the weight are changed."""
+    model = write_checkpoint(tmp_path)
+    found = calibrate(tmp_path, TEXTS)
+    encoder = read_config(tmp_path)
+    seen: list[np.ndarray] = []
+    dense = model.encoder.layer[0].attention.output.dense
+    dense.register_forward_hook(lambda module, given, out: seen.append(given[0][0].numpy().astype(np.float64)))
+    states_by_hand(model, tmp_path, [text for text in TEXTS if text not in found.held_out])
+    inputs = np.concatenate(seen)
+    for migrate in (False, True):
+        weights = read_weights(tmp_path, encoder.architecture)
+        preparation(Recipe(migrate=migrate), found.statistics)(weights, encoder)
+        weight = weights.peek("encoder.layer.0.attention.output.dense.weight", 64, 64).astype(np.float64)
+        factor = weight[0] / dense.weight.detach().numpy()[0]
+        quantized, scale = quantize_columns(weight)
+        lost = (inputs / factor) @ (weight - quantized * scale[:, None]).T
+        expected = np.sqrt(np.square(lost).sum() / np.square((inputs / factor) @ weight.T).sum())
+        errors = weight_errors(read_weights(tmp_path, encoder.architecture), encoder, Recipe(migrate=migrate), found.statistics)
+        assert errors["layers.0.attention.output"][1] == pytest.approx(expected, rel=1e-3)
 
 
 def test_what_stays_float_is_not_clipped(tmp_path: Path) -> None:

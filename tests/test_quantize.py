@@ -40,7 +40,7 @@ def test_a_file_and_a_report_are_written(tmp_path: Path, capsys: pytest.CaptureF
     assert main([str(tmp_path / "one"), "--texts", str(texts), "--out", str(out), "--report", str(report), "--threads", "1"]) == 0
     found = json.loads((report / "report.json").read_text())
     files = found["files"]
-    assert list(files) == ["float", "plain", "clip", "migrate", "both"]
+    assert list(files) == ["float", "plain", "clip", "gptq", "migrate", "migrate+clip", "migrate+gptq"]
     assert files["float"]["tokens"]["min_cosine"] == pytest.approx(1)
     best = found["chosen"]
     assert 1 - files[best]["tokens"]["mean_cosine"] <= 1 - files["plain"]["tokens"]["mean_cosine"]
@@ -99,14 +99,15 @@ def test_as_few_layers_as_will_do_stay_float(max_drop: float, kept: int) -> None
 @pytest.mark.parametrize(
     ("errors", "taken"),
     [
-        ({"plain": 1.0, "clip": 0.96, "migrate": 0.97, "both": 0.99}, "plain"),
-        ({"plain": 1.0, "clip": 0.9, "migrate": 0.97, "both": 0.92}, "clip"),
-        ({"plain": 1.0, "clip": 1.2, "migrate": 1.3, "both": 0.5}, "both"),
-        ({"plain": 1.0, "clip": 1.2, "migrate": 1.3, "both": 1.1}, "plain"),
+        ({"clip": 0.96, "migrate": 0.97}, "plain"),
+        ({"clip": 0.9, "migrate": 0.97, "gptq": 0.92}, "clip"),
+        ({"clip": 1.2, "migrate": 1.3, "migrate+clip": 0.5}, "migrate+clip"),
+        ({"clip": 1.2, "migrate": 1.3, "gptq": 0.7, "migrate+gptq": 0.6}, "migrate+gptq"),
+        ({"clip": 1.2, "migrate": 1.3, "migrate+clip": 1.1, "gptq": 0.96}, "plain"),
     ],
 )
 def test_weights_change_only_where_that_helps(errors: dict[str, float], taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Stub, "error", lambda self, name: errors[name])
+    monkeypatch.setattr(Stub, "error", lambda self, name: errors.get(name, 1.0))
     assert choose(Stub(None), "mse")[0] == taken  # type: ignore[arg-type]
 
 

@@ -4,6 +4,8 @@ Clipping: each row of a weight (an output) is cut to ±c before it is quantized.
 in finer steps. c minimises the error of the output, Σ_k E[x_k²]·(w_k − v_k)² for inputs x and quantized weights v: the diagonal of the
 Hessian that OBS and GPTQ use (Frantar et al. 2023, section 2), with E[x_k²] from `calibrate`.
 
+GPTQ: weights are rounded one input after another, so that later ones make up for the errors of earlier ones, see `gptq`.
+
 Migration: Xiao et al. 2022 (SmoothQuant), section 4: Y = (X·diag(s)⁻¹)·(diag(s)·W) is the same for any s > 0, and s moves what is hard
 to quantize from activations to weights, s_j = max|X_j|^α / max|W_j|^(1−α) (equation 4). diag(s)⁻¹ must go into what makes X. In an encoder
 with the norm behind the residual sum there are two places where that is exact:
@@ -24,6 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import gptq
 from .blocks import quantize_columns
 from .hf import ConversionError, EncoderConfig, Weights
 
@@ -39,10 +42,19 @@ RATIOS = np.linspace(1, 0.6, 17)
 
 @dataclass(frozen=True)
 class LinearInput:
-    """What goes into a linear layer, per channel: the mean of x² and the largest |x|, both float64 (inputs,)."""
+    """What goes into a linear layer: E[x xᵀ], float32 (inputs, inputs), and the largest |x| of each channel, float64 (inputs,)."""
 
-    second_moment: np.ndarray
+    gram: np.ndarray
     largest: np.ndarray
+
+    @property
+    def second_moment(self) -> np.ndarray:
+        """E[x²] of each channel, float64 (inputs,)."""
+        return np.diag(self.gram).astype(np.float64)
+
+    def divided(self, factor: np.ndarray) -> LinearInput:
+        """The same of inputs divided by a factor, float (inputs,)."""
+        return LinearInput((self.gram / factor / factor[:, None]).astype(np.float32), self.largest / factor)
 
 
 @dataclass(frozen=True)
@@ -60,9 +72,16 @@ class Recipe:
 
     clip: str = ""
     migrate: bool = False
+    gptq: bool = False
 
     def __str__(self) -> str:
-        return ", ".join(["migrate"] * self.migrate + [f"clip {self.clip}"] * bool(self.clip)) or "plain"
+        return ", ".join(["migrate"] * self.migrate + [f"clip {self.clip}"] * bool(self.clip) + ["gptq"] * self.gptq) or "plain"
+
+    def changed(self, weight: np.ndarray, inputs: LinearInput) -> np.ndarray:
+        """A weight, float (outputs, inputs), clipped and rounded as the recipe says."""
+        if self.clip:
+            weight = clipped(weight, inputs.second_moment, self.clip)
+        return gptq.rounded(weight, inputs.gram) if self.gptq else weight
 
 
 def linear_sources(encoder: EncoderConfig) -> dict[str, list[str]]:
@@ -119,10 +138,12 @@ def output_error(weight: np.ndarray, changed: np.ndarray, second_moment: np.ndar
     return found
 
 
-def migrate_layer(weights: Weights, encoder: EncoderConfig, layer: str, sources: Mapping[str, list[str]], statistics: Statistics) -> None:
-    """Both foldings of one encoder layer, as far as they are exact there."""
+def migrate_layer(
+    weights: Weights, encoder: EncoderConfig, layer: str, sources: Mapping[str, list[str]], statistics: Statistics
+) -> np.ndarray | None:
+    """Both foldings of one encoder layer, as far as they are exact there. Returns what the inputs of attention's output are divided by."""
     if layer not in statistics.attention:
-        return
+        return None
     hidden = encoder.hidden_size
     query, key, value = sources[f"{layer}.attention.qkv"]
     (output,) = sources[f"{layer}.attention.output"]
@@ -141,6 +162,7 @@ def migrate_layer(weights: Weights, encoder: EncoderConfig, layer: str, sources:
     factor = _ratio(context**ALPHA, np.abs(matrix).max(axis=0).astype(np.float64) ** (1 - ALPHA))
     multiply_rows(value, 1 / factor)
     weights.put(f"{output}.weight", matrix * factor)
+    return factor
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -150,58 +172,66 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def preparation(recipe: Recipe, statistics: Statistics, keep_float: Collection[str] = ()) -> Callable[[Weights, EncoderConfig], str]:
-    """What `convert` calls as `prepare`: changes the weights as the recipe says; linear layers of `keep_float` are not clipped.
+    """What `convert` calls as `prepare`: changes the weights as the recipe says; linear layers of `keep_float` are only migrated.
 
     Raises ConversionError for statistics that do not fit the encoder.
     """
 
     def prepare(weights: Weights, encoder: EncoderConfig) -> str:
-        migrate(recipe, weights, encoder, statistics)
-        if recipe.clip:
-            for name, sources in clippable(encoder).items():
-                if name in keep_float:
-                    continue
-                moment = statistics.inputs[name].second_moment
-                shape = shapes(encoder)[name.split(".", 2)[2]]
-                for source in sources:
-                    weights.put(f"{source}.weight", clipped(weights.peek(f"{source}.weight", *shape), moment, recipe.clip))
+        inputs = migrate(recipe, weights, encoder, statistics)
+        for name, sources in changeable(encoder).items():
+            if name in keep_float:
+                continue
+            shape = shapes(encoder)[name.split(".", 2)[2]]
+            for source in sources:
+                weights.put(f"{source}.weight", recipe.changed(weights.peek(f"{source}.weight", *shape), inputs[name]))
         return str(recipe)
 
     return prepare
 
 
-def clippable(encoder: EncoderConfig) -> dict[str, list[str]]:
+def changeable(encoder: EncoderConfig) -> dict[str, list[str]]:
     """`linear_sources` without queries and keys that project relative positions as well: those stay exact."""
     shared = encoder.relative is not None and encoder.relative.shared
     return {name: each for name, each in linear_sources(encoder).items() if not (shared and name.endswith("attention.qkv"))}
 
 
-def migrate(recipe: Recipe, weights: Weights, encoder: EncoderConfig, statistics: Statistics) -> None:
-    """The recipe's migration, if it has one. Raises ConversionError for statistics that do not fit the encoder."""
+def migrate(recipe: Recipe, weights: Weights, encoder: EncoderConfig, statistics: Statistics) -> dict[str, LinearInput]:
+    """The recipe's migration, if it has one. Returns what goes into the linear layers behind it.
+
+    Raises ConversionError for statistics that do not fit the encoder.
+    """
     sources = linear_sources(encoder)
     for name in sources:
         found = statistics.inputs.get(name)
-        if found is None or found.second_moment.shape != shapes(encoder)[name.split(".", 2)[2]][1:]:
+        if found is None or found.largest.shape != shapes(encoder)[name.split(".", 2)[2]][1:]:
             raise ConversionError(f"the calibration is of another checkpoint: {name} is not in it, or has another size")
+    inputs = dict(statistics.inputs)
     if recipe.migrate:
         for layer in dict.fromkeys(name.rsplit(".", 2)[0] for name in sources):
-            migrate_layer(weights, encoder, layer, sources, statistics)
+            factor = migrate_layer(weights, encoder, layer, sources, statistics)
+            if factor is not None:
+                name = f"{layer}.attention.output"
+                inputs[name] = inputs[name].divided(factor)
+    return inputs
 
 
 def weight_errors(weights: Weights, encoder: EncoderConfig, recipe: Recipe, statistics: Statistics) -> dict[str, tuple[float, float]]:
-    """Of each linear layer in int8: √(Σ (w − v)² / Σ w²) over its weights, and the same weighted by E[x²], which is the relative RMS of the
-    output if inputs are independent. Migration changes neither w nor its output, so w is the weight behind it."""
-    migrate(recipe, weights, encoder, statistics)
+    """Of each linear layer in int8: √(Σ (w − v)² / Σ w²) over its weights, and √(E[‖(W − V) x‖²] / E[‖W x‖²]), the relative RMS of its
+    output over the inputs of the calibration. Migration changes neither W nor its output, so W is the weight behind it."""
+    inputs = migrate(recipe, weights, encoder, statistics)
     errors = {}
-    can_clip = clippable(encoder)
+    can_change = changeable(encoder)
     for name, sources in linear_sources(encoder).items():
-        moment = statistics.inputs[name].second_moment
         shape = shapes(encoder)[name.split(".", 2)[2]]
-        matrix = np.concatenate([weights.peek(f"{source}.weight", *shape) for source in sources])
-        changed = clipped(matrix, moment, recipe.clip) if recipe.clip and name in can_clip else matrix
-        numbers = []
-        for weighting in (np.ones_like(moment), moment):
-            energy = float((matrix.astype(np.float64) ** 2 @ weighting).sum())
-            numbers.append(float(np.sqrt(output_error(matrix, changed, weighting).sum() / energy)) if energy else 0.0)
-        errors[name] = (numbers[0], numbers[1])
+        gram = inputs[name].gram.astype(np.float64)
+        sums = np.zeros((2, 2))  # of weights, of outputs; of the error, of all
+        for source in sources:
+            matrix = weights.peek(f"{source}.weight", *shape).astype(np.float64)
+            changed = recipe.changed(matrix, inputs[name]) if name in can_change else matrix
+            quantized, scale = quantize_columns(changed)
+            for column, values in enumerate((matrix - quantized * scale.astype(np.float64)[:, None], matrix)):
+                sums[:, column] += np.square(values).sum(), ((values @ gram) * values).sum()
+        of_weights, of_outputs = np.sqrt(np.where(sums[:, 1] > 0, sums[:, 0] / np.where(sums[:, 1] > 0, sums[:, 1], 1), 0)).tolist()
+        errors[name] = (of_weights, of_outputs)
     return errors

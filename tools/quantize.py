@@ -5,14 +5,14 @@ Usage:
     python -m tools.quantize CHECKPOINT_DIR --out model.tbrt --calibration calibration.npz \\
         --task pairs --data dev.tsv.gz --text sentence1 --pair sentence2 --label score --max-drop 0.2
 
-Four ways are tried: weights as they are, clipped, migrated, and both (see `fold`). Each is compared with the float model by the runtime
-itself, on texts that the calibration has not seen, and on a task (see `evaluate`) where one is named. Taken is the one whose hidden states
-are nearest to the float model's, but weights as they are unless another one has an error that is smaller by MARGIN. The task has no say
-in that: scores of near files differ by chance, and the best of several would look better on these data than it is. If the file is more than
---max-drop points (of 100) below the float model, the linear layers are ranked by the error that each causes alone, all others being float,
-and the worst are kept in float: as few of them as will do. (All others float: errors of layers are small and about independent, so they
-add up, and each is seen best on its own. Of all int8 but one float, the difference is lost in the errors of the others. attention.qkv
-stands for the products of attention too, which are int8 where it is.) Without a task nothing is kept in float.
+Six ways are tried: weights as they are, clipped, and rounded by GPTQ, each with and without migration (see `fold`). Each is compared with
+the float model by the runtime itself, on texts that the calibration has not seen, and on a task (see `evaluate`) where one is named. Taken
+is the one whose hidden states are nearest to the float model's, but weights as they are unless another one has an error that is smaller by
+MARGIN. The task has no say in that: scores of near files differ by chance, and the best of several would look better on these data than
+it is. If the file is more than --max-drop points (of 100) below the float model, the linear layers are ranked by the error that each causes
+alone, all others being float, and the worst are kept in float: as few of them as will do. (All others float: errors of layers are small
+and about independent, so they add up, and each is seen best on its own. Of all int8 but one float, the difference is lost in the errors of
+the others. attention.qkv stands for the products of attention too, which are int8 where it is.) Without a task nothing is kept in float.
 
 With --report DIR: report.json has every number, report.md and report.png show them.
 """
@@ -153,7 +153,14 @@ def choose(search: Search, clip: str) -> tuple[str, Recipe, dict[str, float]]:
     """
     from tqdm import tqdm
 
-    recipes = {"plain": Recipe(), "clip": Recipe(clip), "migrate": Recipe(migrate=True), "both": Recipe(clip, migrate=True)}
+    recipes = {
+        "plain": Recipe(),
+        "clip": Recipe(clip),
+        "gptq": Recipe(gptq=True),
+        "migrate": Recipe(migrate=True),
+        "migrate+clip": Recipe(clip, migrate=True),
+        "migrate+gptq": Recipe(migrate=True, gptq=True),
+    }
     for name, recipe in tqdm(recipes.items(), unit="file", desc="quantize", disable=None, leave=False):
         search.attempt(name, recipe)
     best = min(recipes, key=search.error)
