@@ -3,9 +3,9 @@
     python -m bench.search --data DATA --json search.json
     python -m bench.search --data DATA --parts scifact,indexing,scan
 
-scifact: NDCG@10 by vectors, by words and by both, beside vectors of `transformers` in float32 for the same passages. indexing: files to a
-finished index, beside the bare encoder on the same passages, and beside ONNX Runtime int8 and the `tokenizers`
-package writing their vectors into the same tables: in batches of 256 in order, as fastembed does, and in sorted ones of 32; in interleaved
+scifact: NDCG@10 by vectors, by words and by both, beside vectors of `transformers` in float32 of the same passages; of whole documents too.
+indexing: files to a finished index, beside the bare encoder on the same passages, and beside ONNX Runtime int8 and the `tokenizers` package
+writing their vectors into the same tables: in batches of 256 in order, as fastembed does, and in sorted ones of 32; in interleaved
 rounds. scan: exact search among many vectors, made of real ones with noise.
 """
 

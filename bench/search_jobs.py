@@ -122,15 +122,18 @@ def _articles(lines: Iterable[str]) -> Iterable[str]:
 
 
 def scifact(data: Path, checkpoint: Path, folder: Path, threads: int) -> dict[str, Any]:
-    """NDCG@10 of SciFact's 300 queries, each document by its best passage."""
+    """NDCG@10 of SciFact's queries, each document by its best passage; and of whole documents, cut at the model's limit, by vectors alone.
+
+    standard_error: of the difference between the index's vectors and those of `transformers`, over queries.
+    """
     from tinybert_rt.search import Index
 
     corpus, queries, grades = vector_tasks.read_scifact(data)
-    scores = {}
+    scores: dict[str, np.ndarray] = {}
 
     def note(name: str, rankings: Iterable[Iterable[str]]) -> None:
-        found = [vector_tasks.ndcg_at_10(grades[query["_id"]], list(ranking)) for query, ranking in zip(queries, rankings, strict=True)]
-        scores[name] = round(float(np.mean(found)), 4)
+        pairs = zip(queries, rankings, strict=True)
+        scores[name] = np.array([vector_tasks.ndcg_at_10(grades[query["_id"]], list(ranking)) for query, ranking in pairs])
 
     with Index(folder / "x.db", threads=threads) as index:
         index.add({"id": each["_id"], "title": each["title"], "text": each["text"]} for each in corpus)
@@ -139,12 +142,22 @@ def scifact(data: Path, checkpoint: Path, folder: Path, threads: int) -> dict[st
             note(method, ([hit.path for hit in found] for found in hits))
         rows = list(index._connection.execute("SELECT d.path, p.title, p.text FROM passages p JOIN documents d ON d.id = p.document"))
         passages = index.info()["passages"]
+        model = index.model
     encode = vector_tasks.transformers_encoder(checkpoint)
     vectors = encode([f"{title}\n{text}" if title else text for _, title, text in rows])
     similarities = encode([query["text"] for query in queries]) @ vectors.T
     order = np.argsort(-similarities, axis=1, kind="stable")[:, :200]
     note("transformers float32", (dict.fromkeys(rows[row][0] for row in best) for best in order))
-    return {"documents": len(corpus), "passages": passages, "queries": len(queries), "ndcg10": scores}
+    difference = scores["vectors"] - scores["transformers float32"]
+    whole = {"vectors": lambda texts: model.encode(texts, truncation="truncate"), "transformers float32": encode}
+    return {
+        "documents": len(corpus),
+        "passages": passages,
+        "queries": len(queries),
+        "ndcg10": {name: round(float(each.mean()), 4) for name, each in scores.items()},
+        "standard_error": round(float(difference.std(ddof=1) / np.sqrt(len(queries))), 4),
+        "ndcg10_whole": {name: round(float(vector_tasks.scifact(each, data)["ndcg_at_10"]), 4) for name, each in whole.items()},
+    }
 
 
 # ---------------------------------------------------------------- latency

@@ -178,7 +178,7 @@ def made_up_search() -> dict[str, Any]:
     times = {"p50_ms": 30.0, "p99_ms": 40.0, "first_ms": 300.0, "recall10": 0.99}
     quality = {"vectors": 0.64, "words": 0.66, "hybrid": 0.7, "transformers float32": 0.65}
     return {
-        "scifact": {"documents": 10, "passages": 20, "queries": 5, "ndcg10": quality},
+        "scifact": {"documents": 10, "passages": 20, "queries": 5, "ndcg10": quality, "standard_error": 0.004, "ndcg10_whole": quality},
         "indexing": {"passages": 3000, "passages_per_s": {"index": 100.0}, **ratios},
         "scan": {"vectors": 100, "queries": 7, "threads": 2, "int8, 100": times},
     }
