@@ -154,6 +154,7 @@ def scifact(data: Path, checkpoint: Path, folder: Path, threads: int) -> dict[st
         "documents": len(corpus),
         "passages": passages,
         "queries": len(queries),
+        "max_tokens": model.max_tokens,
         "ndcg10": {name: round(float(each.mean()), 4) for name, each in scores.items()},
         "standard_error": round(float(difference.std(ddof=1) / np.sqrt(len(queries))), 4),
         "ndcg10_whole": {name: round(float(vector_tasks.scifact(each, data)["ndcg_at_10"]), 4) for name, each in whole.items()},

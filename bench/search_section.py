@@ -26,9 +26,10 @@ def _quality(found: Result, settings: Result, prose: Callable[[str], str]) -> li
     row = [f"{found['ndcg10'][name]:.4f}" for name in QUALITY]
     apart = found["ndcg10"]["vectors"] - found["ndcg10"]["transformers float32"]
     ours, theirs = (found["ndcg10_whole"][name] for name in ("vectors", "transformers float32"))
+    cut = f"cut at {found['max_tokens']} tokens"
     sentences = [
         f"The index's vectors are {abs(apart):.4f} {'above' if apart >= 0 else 'below'} those of `transformers`, with a standard error of",
-        f"{found['standard_error']:.4f}. Of whole documents, cut at 256 tokens, ours have {ours:.4f} and those of `transformers`",
+        f"{found['standard_error']:.4f}. Of whole documents, {cut}, ours have {ours:.4f} and those of `transformers`",
         f"{theirs:.4f}.",
     ]
     return [

@@ -107,8 +107,8 @@ class _Embedding(torch.nn.Embedding):  # type: ignore[misc]
     before a row is quantized, as `tools.tensors` does it.
     """
 
-    first_type: int
-    types: tuple[torch.nn.Embedding, ...]
+    first_type = 0
+    types: tuple[torch.nn.Embedding, ...] = ()
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         rows = super().forward(ids)
@@ -242,11 +242,10 @@ def prepare(model: PreTrainedModel) -> None:
         module.pair_span = pair_span
         module.__class__ = _COUNTERPARTS[type(module)]
     tables = {name.rpartition(".")[2]: module for name, module, _ in parts if isinstance(module, _Embedding)}
-    types = tables.get("token_type_embeddings")
-    for name, table in tables.items():
-        moves = types is not None and "position_embeddings" in tables
-        table.first_type = {"position_embeddings": 1, "token_type_embeddings": -1}.get(name, 0) if moves else 0
-        table.types = (types,) if moves else ()  # in a tuple it is no module of this one
+    if "token_type_embeddings" in tables:  # every architecture here has positions
+        types = tables["token_type_embeddings"]
+        for name, times in (("position_embeddings", 1), ("token_type_embeddings", -1)):
+            tables[name].first_type, tables[name].types = times, (types,)  # in a tuple it is no module of this one
 
 
 def restore(model: PreTrainedModel) -> None:

@@ -177,8 +177,9 @@ def made_up_search() -> dict[str, Any]:
     ratios = {name: {"median": value} for name, value in (("share_of_encoder", 0.9), ("plain_over_ours", 2.5), ("careful_over_ours", 2.0))}
     times = {"p50_ms": 30.0, "p99_ms": 40.0, "first_ms": 300.0, "recall10": 0.99}
     quality = {"vectors": 0.64, "words": 0.66, "hybrid": 0.7, "transformers float32": 0.65}
+    scores = {"ndcg10": quality, "standard_error": 0.004, "ndcg10_whole": {"vectors": 0.61, "transformers float32": 0.62}}
     return {
-        "scifact": {"documents": 10, "passages": 20, "queries": 5, "ndcg10": quality, "standard_error": 0.004, "ndcg10_whole": quality},
+        "scifact": {"documents": 10, "passages": 20, "queries": 5, "max_tokens": 200, **scores},
         "indexing": {"passages": 3000, "passages_per_s": {"index": 100.0}, **ratios},
         "scan": {"vectors": 100, "queries": 7, "threads": 2, "int8, 100": times},
     }
@@ -221,6 +222,8 @@ def test_the_readme_section_has_one_row_per_cell_and_all_numbers_of_threads(proj
     assert "a sentence of 21 tokens in 2.50 µs (10.0 times less)" in text
     assert "tinybert_rt 0.190 s and 60 MB" in text
     assert "4.00 ms and 6.50 MB with 1 thread. Two of them share 12.8 of the 13.0 MB" in " ".join(text.split())
+    assert "are 0.0100 below those of `transformers`, with a standard error of 0.0040. Of whole" in " ".join(text.split())
+    assert "cut at 200 tokens, ours have 0.6100 and those of `transformers` 0.6200." in " ".join(text.split())
     assert "100 passages a second, 90 % of the encoder's speed alone" in " ".join(text.split())
     assert "| int8, 100 |   30.0 |   40.0 |      300 |                0.990 |" in text
     assert "in 2 cells: 0.980 to 1.02, geometric mean 1.00" in " ".join(text.split())

@@ -18,6 +18,7 @@ from tools.convert import convert
 from tools.fold import Recipe, clipped, linear_sources, output_error, preparation, weight_errors
 from tools.hf import ConversionError, read_config, read_weights
 from tools.rows import DataError
+from tools.tbrt import TbrtFile
 
 TEXTS = [
     "the cat sat on the mat",
@@ -146,6 +147,29 @@ def test_errors_of_weights_are_those_of_the_file(tmp_path: Path) -> None:
     migrated = Recipe(migrate=True, gptq=True)
     best = weight_errors(read_weights(tmp_path, encoder.architecture), encoder, migrated, statistics)
     assert all(best[name][1] < found[name][1] for name in found)
+
+
+@pytest.mark.parametrize("migrate", [False, True])
+def test_errors_of_outputs_are_those_of_the_file(migrate: bool, tmp_path: Path) -> None:
+    """Heads of 11: in the file they lie apart, and pairs begin anew with each."""
+    model = write_checkpoint(tmp_path, hidden_size=33, num_attention_heads=3)
+    statistics, encoder = calibrate(tmp_path, TEXTS).statistics, read_config(tmp_path)
+    recipe = Recipe(migrate=migrate, gptq=True)
+    convert(tmp_path, tmp_path / "model.tbrt", prepare=preparation(recipe, statistics))
+    convert(tmp_path, tmp_path / "float.tbrt", dtype="f32", prepare=preparation(Recipe(migrate=migrate), statistics))
+    expected = weight_errors(read_weights(tmp_path, encoder.architecture), encoder, recipe, statistics)
+    files = (TbrtFile(tmp_path / f"{name}.tbrt").layers() for name in ("model", "float"))
+    for index, (made, exact) in enumerate(zip(*files, strict=True)):
+        weight = exact.output.weight.floats().astype(np.float64)
+        lost = weight - made.output.weight.floats()
+        factor = weight[0] / model.encoder.layer[index].attention.output.dense.weight.detach().numpy()[0]
+        name = f"layers.{index}.attention.output"
+        gram = statistics.inputs[name].gram / factor / factor[:, None]
+        error = np.sqrt(((lost @ gram) * lost).sum() / ((weight @ gram) * weight).sum())
+        assert expected[name][1] == pytest.approx(error, rel=1e-3)
+        plain, scale = quantize_columns(weight, 11)
+        nearest = weight - plain * scale.astype(np.float64)[:, None]
+        assert ((lost @ gram) * lost).sum() < 0.6 * ((nearest @ gram) * nearest).sum()
 
 
 def test_errors_of_outputs_are_those_of_the_inputs(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_models_without_token_types_have_no_such_input(tmp_path: Path) -> None:
     assert [each.name for each in onnx.load(written(path)).graph.input] == ["input_ids", "attention_mask"]
 
 
-@pytest.mark.parametrize("name", ["bert-26", "albert-groups", "roberta-odd", "electra-wide"])
+@pytest.mark.parametrize("name", ["bert-26", "albert-groups", "roberta-odd", "electra-wide", "distilbert"])
 def test_an_exported_graph_converts_back_to_the_same_file(name: str, tmp_path: Path) -> None:
     _, path = make(tmp_path, name)
     folder = tmp_path / "back"

@@ -176,5 +176,27 @@ def test_bad_input_is_one_line_and_leaves_the_file(tmp_path: Path, capsys: pytes
         assert main([*common, *arguments]) == 2
         err = capsys.readouterr().err
         assert words in err
-        assert len(err.splitlines()) == 1
+        assert sum("error" in line for line in err.splitlines()) == 1
     assert out.read_bytes() == b"before"
+
+
+def test_options_of_the_model_are_those_of_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_checkpoint(tmp_path)
+    save(calibrate(tmp_path, TEXTS), tmp_path / "c.npz")
+    common = [str(tmp_path), "--calibration", str(tmp_path / "c.npz"), "--out", str(tmp_path / "m.tbrt"), "--threads", "1"]
+    assert main([*common, "--no-normalize"]) == 0
+    assert "only 1 text is" in capsys.readouterr().err
+    assert not tb.load(tmp_path / "m.tbrt").info()["normalized"]
+    assert main([*common, "--max-tokens", "0"]) == 2
+
+
+def test_damaged_calibrations_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_checkpoint(tmp_path)
+    save(calibrate(tmp_path, TEXTS), tmp_path / "c.npz")
+    arrays = dict(np.load(tmp_path / "c.npz"))
+    key = "layers.0.ffn.in/gram"
+    for values, words in ((arrays[key] * np.nan, "is not finite"), (-arrays[key], "no E[x xᵀ]"), (arrays[key][1:], "is no calibration")):
+        np.savez(tmp_path / "bad.npz", **(arrays | {key: values}))
+        assert main([str(tmp_path), "--calibration", str(tmp_path / "bad.npz"), "--out", str(tmp_path / "m.tbrt"), "--threads", "1"]) == 2
+        err = capsys.readouterr().err.splitlines()
+        assert words in err[-1]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from models import small_model_file
 
 from tinybert_rt.cli import main
@@ -75,7 +79,7 @@ def test_the_same_command_again_only_looks(database: Path, tmp_path: Path, capsy
         (["search", "{db}", "x", "--model", "{model}", "--where", "lang"], "NAME=VALUE"),
         (["search", "{db}", "x", "--model", "{model}", "--after", "soon"], "no date"),
         (["index", "no folder", "--db", "{tmp}/x.db", "--model", "{model}"], "No such file"),
-        (["index", "no folder", "--db", "{db}", "--model", "{model}"], "nothing was indexed"),
+        (["index", "--remove", "", "--db", "{db}", "--model", "{model}"], "a path is empty"),
         (["index", "{tmp}", "--db", "{db}", "--model", "{model}", "--dtype", "binary"], "dtype"),
     ],
 )
@@ -85,3 +89,31 @@ def test_bad_input_is_one_line(
     names = {"db": database, "model": small_model_file(), "tmp": tmp_path}
     assert run(*(each.format(**names) for each in arguments)) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_is_named_and_cannot_be_read_is_an_error_behind_the_rest(
+    database: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes" / "new.txt").write_text("a dog")
+    assert run("index", tmp_path / "notes", tmp_path / "gone", "--db", database, "--model", small_model_file()) == 2
+    captured = capsys.readouterr()
+    assert "1 new, 0 changed, 2 unchanged, 0 removed, 1 not read; 1 passages" in captured.out
+    assert captured.err == f"tinybert-rt: error: {tmp_path / 'gone'}: No such file or directory\n"
+
+
+def test_folders_are_taken_out(database: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes").rename(tmp_path / "elsewhere")
+    assert run("index", "--remove", tmp_path / "notes", "--db", database, "--model", small_model_file()) == 0
+    assert capsys.readouterr().out == f"2 removed\n{database}: 0 files, 0 passages\n"
+    assert run("index", "--remove", tmp_path / "notes", "--db", tmp_path / "no.db", "--model", small_model_file()) == 2
+
+
+def test_a_terminal_without_the_characters_still_shows_hits(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("重置 the cat 🙂", encoding="utf-8")
+    assert run("index", tmp_path / "a.txt", "--db", tmp_path / "x.db", "--model", small_model_file()) == 0
+    code = "import sys; from tinybert_rt.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "search", str(tmp_path / "x.db"), "cat", "--method", "words", "--model", small_model_file()]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u91cd\\u7f6e the cat" in done.stdout

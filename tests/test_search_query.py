@@ -9,11 +9,13 @@ from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_search_index import model, write_notes
 
 from tinybert_rt import errors
 from tinybert_rt.search import Index
+from tinybert_rt.search.query import marks
 
 
 @pytest.fixture
@@ -165,3 +167,12 @@ def test_a_long_document_does_not_hide_the_others(tmp_path: Path, index: Index, 
         hits = short.search("The cat.", method=method, per_document=True, top=6, mark=False)
         assert hits[0].path == "long"
         assert len(hits) == 6
+
+
+def test_marks_are_never_empty() -> None:
+    opened = model()
+    texts = ["One sentence.\n\n\n\nSecond paragraph.\n", "\n\n A. \n\n\n B. ", "x"]
+    for seed in range(20):
+        query = np.random.default_rng(seed).standard_normal(opened.dim).astype(np.float32)
+        for text, (begin, end) in zip(texts, marks(opened, query, texts), strict=True):
+            assert text[begin:end].strip(), text

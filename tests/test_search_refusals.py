@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -166,3 +167,62 @@ def test_files_are_removed_by_relative_paths_too(index: Index, tmp_path: Path, m
     assert index.remove(tmp_path / "c.txt") == 1
     assert index.remove("1") == 1
     assert index.info()["documents"] == 0
+
+
+def test_a_folder_that_became_empty_removes_nothing(index: Index, tmp_path: Path) -> None:
+    """It may be where a disk was mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    assert not index.update([folder]).problems
+    (folder / "a.txt").write_text("a dog")
+    index.update([folder])
+    (folder / "a.txt").unlink()
+    report = index.update([tmp_path / "disk"])
+    assert report.removed == 0
+    assert [(path, "stays" in why) for path, why in report.problems] == [(str(folder), True)]
+    assert index.info()["documents"] == 2
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_folders_are_removed_with_all_below_them(index: Index, tmp_path: Path, there: bool) -> None:
+    for name in ("in/a.txt", "in/deep/b.txt", "inside.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text("a dog")
+    index.update([tmp_path])
+    if not there:
+        (tmp_path / "in").rename(tmp_path / "elsewhere")
+    assert index.remove([tmp_path / "in", tmp_path / "in" / "a.txt"]) == 2
+    assert index.info()["documents"] == 2
+    with pytest.raises(errors.InvalidArgumentError, match="empty"):
+        index.remove("")
+
+
+def test_progress_can_cancel(index: Index) -> None:
+    with pytest.raises(errors.CancelledError, match="cancelled"):
+        index.add([{"id": str(i), "text": "a dog"} for i in range(1000)], progress=lambda state: state.passages == 0)
+    assert 1 < index.info()["documents"] < 1000
+
+
+def test_an_index_in_a_folder_that_may_not_be_written_is_searched(model: tb.Model) -> None:
+    """A folder of the user's own, since those of pytest are closed to the user that root becomes."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with Index(folder / "x.db", model=model) as made:
+            made.add([{"id": "1", "text": "The cat sat."}])
+        folder.chmod(0o555)
+        root = os.geteuid() == 0
+        if root:
+            os.setresuid(65534, 65534, 0)
+        try:
+            with Index(folder / "x.db", model=model, create=False) as opened:
+                assert [hit.path for hit in opened.search("cat")] == ["1"]
+        finally:
+            if root:
+                os.setresuid(0, 0, 0)
+            folder.chmod(0o755)
+
+
+def test_a_damaged_text_is_said(index: Index) -> None:
+    index._connection.execute("UPDATE passages SET text = CAST(x'ff41' AS TEXT)")
+    with pytest.raises(errors.IndexFileError, match="damaged"):
+        index.search("cat", method="vectors")

@@ -37,7 +37,7 @@ def quantize_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(quantized, -LARGEST, LARGEST).astype(np.int8), scale
 
 
-def quantize_columns(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def quantize_columns(weight: np.ndarray, pair_span: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Symmetric int8 for a linear layer, one scale per output, under the pair rule of FORMAT.md.
 
     Of the inputs 2i and 2i + 1, the values of one sign add up to at most MAX_PAIR_SUM in magnitude: scale = the larger one of
@@ -46,12 +46,12 @@ def quantize_columns(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         weight: float (outputs, inputs), finite.
+        pair_span: inputs after which pairs begin anew, as the heads of a context do; divides inputs. 0: all of them.
 
     Returns int8 (outputs, inputs) within −127…127 and float32 (outputs,) scales; a row of zeros has scale 0.
     """
     outputs, inputs = weight.shape
-    exact = np.zeros((outputs, pad(inputs, 2)), np.float64)
-    exact[:, :inputs] = weight
+    exact = paired(weight, pair_span)
     sums = np.maximum(pair_sums(exact), pair_sums(-exact)).max(axis=1, initial=0.0)
     scale = np.maximum(np.abs(exact).max(axis=1, initial=0.0) / LARGEST, sums / MAX_PAIR_SUM).astype(np.float32)
     scale[scale < np.finfo(np.float32).tiny] = 0  # a subnormal scale is too coarse for the rule
@@ -61,7 +61,22 @@ def quantize_columns(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         excess = (sign * (quantized - exact)).reshape(outputs, -1, 2)
         rows, pairs = np.nonzero(pair_sums(sign * quantized) > MAX_PAIR_SUM)
         quantized[rows, 2 * pairs + excess[rows, pairs].argmax(axis=1)] -= sign
-    return quantized[:, :inputs].astype(np.int8), scale
+    return unpaired(quantized, inputs, pair_span).astype(np.int8), scale
+
+
+def paired(values: np.ndarray, pair_span: int) -> np.ndarray:
+    """float64 (rows, n + padding): with a zero behind each span of an odd length, so that elements 2i and 2i + 1 are a pair."""
+    rows, n = values.shape
+    span = pair_span or n
+    wide = np.zeros((rows, n // span, pad(span, 2)))
+    wide[:, :, :span] = values.reshape(rows, -1, span)
+    return wide.reshape(rows, -1)
+
+
+def unpaired(wide: np.ndarray, n: int, pair_span: int) -> np.ndarray:
+    """(rows, n): what `paired` was given."""
+    span = pair_span or n
+    return wide.reshape(len(wide), n // span, -1)[:, :, :span].reshape(len(wide), n)
 
 
 def move_first_type(positions: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

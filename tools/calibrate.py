@@ -169,7 +169,7 @@ def calibrate(directory: Path, texts: Sequence[str], samples: int = SAMPLES) -> 
             bar.update(len(batch))
     inputs = {}
     for name, count in collector.tokens.items():
-        inputs[name] = LinearInput((collector.grams[name] / count).numpy(), collector.largest[name].double().numpy())
+        inputs[name] = LinearInput((collector.grams.pop(name) / count).numpy(), collector.largest[name].double().numpy())
         if not np.isfinite(inputs[name].gram).all():
             raise ConversionError(f"{directory}: the inputs of {name} are not finite: its weights are damaged")
     attention = {layer: torch.stack(each).double().numpy() for layer, each in collector.attention.items()}
@@ -198,11 +198,16 @@ def load(path: Path) -> Calibration:
             inputs = {name: LinearInput(_symmetric(file[f"{name}/gram"], len(largest)), largest) for name, largest in found.items()}
             percentiles = {name: file[f"{name}/percentiles"] for name in found}
             attention = {key.removesuffix("/attention"): file[key] for key in file.files if key.endswith("/attention")}
+            for name, each in inputs.items():
+                if not (np.isfinite(each.gram).all() and np.isfinite(each.largest).all()):
+                    raise DataError(f"{path}: is damaged: what it says of {name} is not finite")
             return Calibration(Statistics(inputs, attention), percentiles, **about)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: is no calibration that tools.calibrate wrote: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        raise DataError(f"{path}: is no calibration that this version of tools.calibrate wrote: run it again") from None
 
 
 def _symmetric(lower: np.ndarray, size: int) -> np.ndarray:

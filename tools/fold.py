@@ -2,7 +2,7 @@
 
 Clipping: each row of a weight (an output) is cut to ±c before it is quantized. The largest weights of the row lose, all others are rounded
 in finer steps. c minimises the error of the output, Σ_k E[x_k²]·(w_k − v_k)² for inputs x and quantized weights v: the diagonal of the
-Hessian that OBS and GPTQ use (Frantar et al. 2023, section 2), with E[x_k²] from `calibrate`.
+Hessian that OBS and GPTQ use (Frantar et al. 2023, section 3), with E[x_k²] from `calibrate`.
 
 GPTQ: weights are rounded one input after another, so that later ones make up for the errors of earlier ones, see `gptq`.
 
@@ -68,20 +68,27 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How weights are changed. clip: "" for not at all, "mse" for the smallest error, or a percentile of the row's |w|, as "99.9"."""
+    """How weights are changed, see above: migrated, and then clipped or rounded by GPTQ.
+
+    clip: "" for not at all, "mse" for the smallest error, or a percentile of the row's |w|, as "99.9".
+    """
 
     clip: str = ""
     migrate: bool = False
     gptq: bool = False
 
+    def __post_init__(self) -> None:
+        if self.clip and self.gptq:
+            raise ValueError("GPTQ makes up for rounding, not for clipping: a recipe has one of them")
+
     def __str__(self) -> str:
         return ", ".join(["migrate"] * self.migrate + [f"clip {self.clip}"] * bool(self.clip) + ["gptq"] * self.gptq) or "plain"
 
-    def changed(self, weight: np.ndarray, inputs: LinearInput) -> np.ndarray:
-        """A weight, float (outputs, inputs), clipped and rounded as the recipe says."""
+    def changed(self, weight: np.ndarray, inputs: LinearInput, pair_span: int = 0) -> np.ndarray:
+        """A weight, float (outputs, inputs), clipped or rounded as the recipe says. pair_span: as `quantize_columns` has it."""
         if self.clip:
-            weight = clipped(weight, inputs.second_moment, self.clip)
-        return gptq.rounded(weight, inputs.gram) if self.gptq else weight
+            return clipped(weight, inputs.second_moment, self.clip)
+        return gptq.rounded(weight, inputs.gram, pair_span) if self.gptq else weight
 
 
 def linear_sources(encoder: EncoderConfig) -> dict[str, list[str]]:
@@ -102,6 +109,11 @@ def shapes(encoder: EncoderConfig) -> dict[str, tuple[int, int]]:
     hidden, inner = encoder.hidden_size, encoder.intermediate_size
     qkv = 3 * hidden if encoder.architecture.packed else hidden
     return dict(zip(PARTS, ((qkv, hidden), (hidden, hidden), (inner, hidden), (hidden, inner)), strict=True))
+
+
+def pair_span(encoder: EncoderConfig, name: str) -> int:
+    """As `quantize_columns` has it, of a linear layer: in the file, heads of attention's context lie apart."""
+    return encoder.hidden_size // encoder.num_heads if name.endswith("attention.output") else 0
 
 
 def check_clip(clip: str) -> str:
@@ -141,7 +153,8 @@ def output_error(weight: np.ndarray, changed: np.ndarray, second_moment: np.ndar
 def migrate_layer(
     weights: Weights, encoder: EncoderConfig, layer: str, sources: Mapping[str, list[str]], statistics: Statistics
 ) -> np.ndarray | None:
-    """Both foldings of one encoder layer, as far as they are exact there. Returns what the inputs of attention's output are divided by."""
+    """Both foldings of one encoder layer, as far as they are exact there. Returns what the inputs of attention's output are divided
+    by, float64 (hidden_size,), or None where nothing can be folded."""
     if layer not in statistics.attention:
         return None
     hidden = encoder.hidden_size
@@ -184,14 +197,15 @@ def preparation(recipe: Recipe, statistics: Statistics, keep_float: Collection[s
                 continue
             shape = shapes(encoder)[name.split(".", 2)[2]]
             for source in sources:
-                weights.put(f"{source}.weight", recipe.changed(weights.peek(f"{source}.weight", *shape), inputs[name]))
+                weight = weights.peek(f"{source}.weight", *shape)
+                weights.put(f"{source}.weight", recipe.changed(weight, inputs[name], pair_span(encoder, name)))
         return str(recipe)
 
     return prepare
 
 
 def changeable(encoder: EncoderConfig) -> dict[str, list[str]]:
-    """`linear_sources` without queries and keys that project relative positions as well: those stay exact."""
+    """`linear_sources` without attention.qkv where queries and keys project relative positions as well: those stay exact."""
     shared = encoder.relative is not None and encoder.relative.shared
     return {name: each for name, each in linear_sources(encoder).items() if not (shared and name.endswith("attention.qkv"))}
 
@@ -228,8 +242,8 @@ def weight_errors(weights: Weights, encoder: EncoderConfig, recipe: Recipe, stat
         sums = np.zeros((2, 2))  # of weights, of outputs; of the error, of all
         for source in sources:
             matrix = weights.peek(f"{source}.weight", *shape).astype(np.float64)
-            changed = recipe.changed(matrix, inputs[name]) if name in can_change else matrix
-            quantized, scale = quantize_columns(changed)
+            changed = recipe.changed(matrix, inputs[name], pair_span(encoder, name)) if name in can_change else matrix
+            quantized, scale = quantize_columns(changed, pair_span(encoder, name))
             for column, values in enumerate((matrix - quantized * scale.astype(np.float64)[:, None], matrix)):
                 sums[:, column] += np.square(values).sum(), ((values @ gram) * values).sum()
         of_weights, of_outputs = np.sqrt(np.where(sums[:, 1] > 0, sums[:, 0] / np.where(sums[:, 1] > 0, sums[:, 1], 1), 0)).tolist()

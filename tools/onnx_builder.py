@@ -14,6 +14,7 @@ import numpy as np
 
 from tinybert_rt.format import layout
 
+from .architectures import ARCHITECTURES
 from .blocks import move_first_type, quantize_columns, quantize_rows
 from .hf import ConversionError
 from .tbrt import Layer, Linear, Matrix, Norm, TbrtFile
@@ -136,7 +137,7 @@ def embeddings(build: Builder, file: TbrtFile) -> str:
     total = build.node("Add", words, build.rows("embeddings.position", tables["position"], places, columns))
     if config["type_vocab_size"] > 1:
         total = build.node("Add", total, build.rows("embeddings.type", tables["type"], "token_type_ids", columns))
-    else:
+    elif ARCHITECTURES[file.architecture].types:
         total = build.node("Add", total, build.weight("embeddings.type", tables["type"].floats()[0]))
     states = build.norm("embeddings.norm", total, file.norm("embeddings.norm", columns), epsilon(config))
     if config["embedding_size"]:

@@ -45,6 +45,9 @@ MAX_DROP = 0.2
 MARGIN = 0.05
 """The share of the error of token states, 1 − mean cosine, that a change of weights must take away to be made."""
 
+FEW = 16
+"""Fewer texts to measure on than this are worth a note."""
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -279,7 +282,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m tools.qu
             calibration = calibrate.load(options.calibration)
         else:
             calibration = calibrate.calibrate(options.directory, read_texts(options.texts, options.column), options.samples)
-        settings = {name: getattr(options, name) for name in MODEL_OPTIONS if getattr(options, name) not in (None, False)}
+        settings = {name: getattr(options, name) for name in MODEL_OPTIONS}
+        if len(calibration.held_out) < FEW:
+            texts = "text is" if len(calibration.held_out) == 1 else "texts are"
+            print(f"{prog}: note: only {len(calibration.held_out)} {texts} there to measure on: give more", file=sys.stderr)
         result = quantize(
             options.directory,
             options.out,

@@ -82,9 +82,9 @@ def markdown(result: dict[str, Any]) -> str:
         for index, each in enumerate(result["layers"])
     ]
     lines += _table(["behind layer", "relative RMS error", "largest error", "min cosine"], rows)
-    lines += ["", "## Weights", "", "The relative RMS error of the weights, and the same weighted by E[x²] of the inputs.", ""]
+    lines += ["", "## Weights", "", "The relative RMS error of the weights, and of the output over the inputs of the calibration.", ""]
     rows = [[name, f"{each['relative_rms']:.3e}", f"{each['output']:.3e}"] for name, each in result["weights"].items()]
-    lines += _table(["linear layer", "weights", "weighted"], rows)
+    lines += _table(["linear layer", "weights", "output"], rows)
     if result["sensitivity"]:
         lines += ["", "## Sensitivity", "", "The relative RMS error of the last hidden states with this layer alone in int8.", ""]
         lines += _table(["linear layer", "error"], [[name, f"{each:.3e}"] for name, each in result["sensitivity"].items()])
@@ -120,7 +120,7 @@ def picture(result: dict[str, Any]) -> bytes:
     states.set_ylim(bottom=0)
     weights.bar(list(result["weights"]), [each["output"] for each in result["weights"].values()], color=INT8)
     weights.tick_params(axis="x", rotation=90, labelsize=6)
-    weights.set_title("Relative error of int8 weights, weighted by E[x²]")
+    weights.set_title("Relative RMS error of each layer's output, by its int8 weights")
     speed = result["speed"]
     names = list(speed["float"])
     ratios = [

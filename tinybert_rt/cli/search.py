@@ -25,6 +25,7 @@ def add(commands: Any) -> None:
     index.add_argument("paths", nargs="+", help="files, and folders with all below them: text, Markdown, HTML, PDF, jsonl, csv, tsv")
     index.add_argument("--db", required=True, help="the index: one SQLite file, made where there is none")
     index.add_argument("--model", help="a .tbrt file; default: the bundled model")
+    index.add_argument("--remove", action="store_true", help="take the paths out of the index instead; they need not be there")
     index.add_argument("--text", help="of rows: the column of the text (default: the usual names)")
     index.add_argument("--title", help="of rows: the column of the title")
     index.add_argument("--dtype", choices=("int8", "float32", "binary"), help="of the vectors of a new index (default: int8)")
@@ -58,6 +59,11 @@ def _open(path: str, options: argparse.Namespace, **more: Any) -> Index:
 
 
 def _index(options: argparse.Namespace) -> None:
+    if options.remove:
+        with _open(options.db, options, create=False) as index:
+            print(f"{index.remove(options.paths):,} removed")
+            print(_size(index))
+        return
     with (
         _open(options.db, options, dtype=options.dtype, passage_tokens=options.passage_tokens, overlap=options.overlap) as index,
         _shown() as show,
@@ -70,13 +76,22 @@ def _index(options: argparse.Namespace) -> None:
                 file=sys.stderr,
             )
             raise
-        facts = index.info()
+        size = _size(index)
+    named = {os.path.abspath(path) for path in options.paths}
+    fatal = [each for each in report.problems if each[0] in named]
     for path, problem in report.problems:
-        print(f"tinybert-rt: {path}: {problem}", file=sys.stderr)
+        if (path, problem) not in fatal:
+            print(f"tinybert-rt: {path}: {problem}", file=sys.stderr)
     print(_summary(report))
-    print(f"{options.db}: {facts['documents']:,} files, {facts['passages']:,} passages")
-    if report.problems and not report.added + report.changed + report.unchanged:
-        raise UsageError(f"nothing was indexed: {report.problems[0][0]}: {report.problems[0][1]}")
+    print(size)
+    if fatal:
+        raise UsageError("; ".join(f"{path}: {problem}" for path, problem in fatal))
+
+
+def _size(index: Index) -> str:
+    facts = index.info()
+    counts = [f"{facts[name]:,} {unit}{'s' * (facts[name] != 1)}" for name, unit in (("documents", "file"), ("passages", "passage"))]
+    return f"{facts['path']}: {', '.join(counts)}"
 
 
 def _summary(report: Report) -> str:

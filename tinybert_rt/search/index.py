@@ -167,15 +167,17 @@ class Index:
         """Bring the index up to date with files and folders.
 
         Files whose content did not change are passed over, changed ones replaced, and those that are gone from the folders removed. (A
-        path that is not there at all is a problem in the report, and removes nothing: see `remove`.) What is written is committed every few
-        hundred passages; interrupted at any moment, the next update goes on.
+        path that is not there at all, and a folder in which no file is left, is a problem in the report and removes nothing, since a disk
+        may not be mounted: see `remove`.) What is written is committed every few hundred passages; interrupted at any moment, the next
+        update goes on.
 
         Args:
             paths: files, and folders with all below them but names that begin with a dot.
             text, title: columns of `.jsonl`, `.csv` and `.tsv` files; None: the usual names.
-            progress: called for each file and each group of passages.
+            progress: called for each file and each group of passages; returning False cancels, and what is written stays.
 
-        Raises IndexWriteError: another process updates the index, or the disk is full. Files that cannot be read are in the report.
+        Raises CancelledError; IndexWriteError: another process updates the index, or the disk is full. Files that cannot be read are in the
+        report.
         """
         paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
         own = str(self.path)
@@ -185,6 +187,11 @@ class Index:
             )
             updater = self._updater(len(found.files), sum(each.size for each in found.files.values()), progress)
             updater.report.problems += found.problems
+            for folder in found.bare:
+                if next(self._store.paths_below(folder), None) is not None:
+                    updater.report.problems.append(
+                        (folder, "has no file that can be read: what is indexed of it stays until it is removed")
+                    )
             unread = {path for path, _ in found.problems}
             known = (path for root in found.roots for path in self._store.paths_below(root))
             gone = dict.fromkeys(path for path in known if path not in found.files and not _below(path, unread))
@@ -198,7 +205,8 @@ class Index:
         Args:
             documents: mappings with "id" and "text", and if they have them "title" and "metadata" (a mapping of str to str).
 
-        Raises InvalidArgumentError or InvalidTextError for a document of another form, and what `documents` raises; those before it stay.
+        Raises CancelledError if `progress` returns False, InvalidArgumentError or InvalidTextError for a document of another form, and what
+        `documents` raises; those before it stay.
         """
         with self._entered(), only_writer(self.path):
             updater = self._updater(None, None, progress)
@@ -222,13 +230,18 @@ class Index:
             return parquet.load(self._store, parquet.read(os.fsdecode(folder), self.model.fingerprint, self.model.dim))
 
     def remove(self, documents: Iterable[str | os.PathLike[str]]) -> int:
-        """Remove documents by their ids, or by the paths of files; returns how many there were."""
+        """Remove documents by their ids, or by the paths of files or of folders with all below them, there or not.
+
+        Returns how many there were. Raises InvalidArgumentError, InvalidTextError, IndexWriteError.
+        """
         given = [documents] if isinstance(documents, (str, os.PathLike)) else documents
         names = [os.fsdecode(each) for each in given]
+        if "" in names:
+            raise InvalidArgumentError("a path is empty: the current folder is '.'")
         with self._entered(), only_writer(self.path):
             updater = self._updater(None, None, None)
-            paths = [os.path.abspath(name) for name in names if self._store.document(name) is None]
-            updater.remove([*names, *filter(is_utf8, paths)])
+            paths = filter(is_utf8, (os.path.abspath(name) for name in names if self._store.document(name) is None))
+            updater.remove(list(dict.fromkeys([*names, *(below for path in paths for below in self._store.paths_below(path))])))
             return updater.report.removed
 
     def _updater(self, total: int | None, size: int | None, progress: OnProgress | None) -> Updater:

@@ -84,6 +84,8 @@ def clear_errors(path: Path) -> Iterator[None]:
         yield
     except (apsw.NotADBError, apsw.CorruptError):
         raise IndexFileError(f"{path}: is no index, or a damaged one: SQLite cannot read it") from None
+    except UnicodeDecodeError:
+        raise IndexFileError(f"{path}: is a damaged index: a text in it is not UTF-8") from None
     except apsw.Error as error:
         raise IndexFileError(f"{path}: {error}") from error
     except UnicodeEncodeError as error:
@@ -97,7 +99,7 @@ def _opened(apsw: Any, path: Path, create: bool) -> Any:
     try:
         connection.pragma("application_id")
         return connection
-    except apsw.CantOpenError:
+    except (apsw.CantOpenError, apsw.ReadOnlyError):
         connection.close()
         if os.path.exists(f"{path}-wal"):  # which has a part of the index, and which others may be writing
             raise IndexFileError(f"{path}: a part of it is in {path.name}-wal: open it once where it can be written") from None

@@ -120,7 +120,9 @@ class Found:
     problems: list[tuple[str, str]] = field(default_factory=list)
     """paths that cannot be read, and why"""
     roots: list[str] = field(default_factory=list)
-    """folders that were walked"""
+    """folders that were walked, with a file that can be read somewhere in them"""
+    bare: list[str] = field(default_factory=list)
+    """folders that were walked, without one"""
 
 
 def find_files(paths: Iterable[str | os.PathLike[str]], *, text: str | None, title: str | None, left_out: frozenset[str]) -> Found:
@@ -161,7 +163,7 @@ def find_files(paths: Iterable[str | os.PathLike[str]], *, text: str | None, tit
         if not is_utf8(path):
             found.problems.append((path, _NAME))
             continue
-        found.roots.append(path)
+        before = len(found.files)
         for folder, folders, names in os.walk(path, onerror=lambda error: _note(found, error)):
             shown = sorted(name for name in folders if not name.startswith("."))
             folders[:] = filter(is_utf8, shown)
@@ -169,6 +171,8 @@ def find_files(paths: Iterable[str | os.PathLike[str]], *, text: str | None, tit
             for name in sorted(names):
                 if not name.startswith("."):
                     add(os.path.join(folder, name), False)
+        inside = os.path.join(path, "")
+        (found.roots if len(found.files) > before or any(each.startswith(inside) for each in found.files) else found.bare).append(path)
     return found
 
 

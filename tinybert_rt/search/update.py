@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinybert_rt.errors import IndexWriteError
+from tinybert_rt.errors import CancelledError, IndexWriteError
 
 from .documents import Passage
 from .passages import Splitter
@@ -118,7 +118,8 @@ class Updater:
         self.report.seconds = time.perf_counter() - self._began
         if self._progress is not None:
             share = self._read / self._size if self._size else None
-            self._progress(Progress(self._documents, self._total, self.report.passages, share, self.report.seconds))
+            if self._progress(Progress(self._documents, self._total, self.report.passages, share, self.report.seconds)) is False:
+                raise CancelledError(f"the update was cancelled; {self.report.passages:,} passages of it are in the index")
 
     def _groups(self, sources: Iterable[Source]) -> Iterator[_Group]:
         group = _Group()
