@@ -127,6 +127,7 @@ WORDS = {
     "tr": "İstanbul güzel bir şehir.",
     "zh": "如何重置路由器？请按住按钮十秒。",
     "ja": "ルーターをリセットする方法",
+    "ko": "공유기를 초기화하는 방법",
     "mixed": "iPhone手机很贵",
 }
 
@@ -142,6 +143,8 @@ WORDS = {
         ("怎么重置路由器", "zh"),
         ("钮", "zh"),
         ("リセット", "ja"),
+        ("공유기", "ko"),
+        ("초기화 방법", "ko"),
         ("iphone 手机", "mixed"),
         ("手", "mixed"),
         ("filler lang", "de"),  # "filler" is nearly everywhere

@@ -8,22 +8,23 @@ from typing import Any
 
 from . import schema
 
-_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-"""Chinese characters and kana: they stand without spaces between words, which FTS5 would take for one long word"""
-_CHARACTER = re.compile(f"[{_UNSPACED}]")
-_WORD = re.compile(rf"[{_UNSPACED}]+|[^\W{_UNSPACED}]+")
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
+"""Chinese characters and kana, which stand without spaces between words, and Hangul, where particles are part of the word: FTS5 would take
+each run of them for one word."""
+_CHARACTER = re.compile(f"[{_CJK}]")
+_WORD = re.compile(rf"[{_CJK}]+|[^\W{_CJK}]+")
 _QUERY = 0x0001  # FTS5_TOKENIZE_QUERY
 _WORDS = 64
 """words of a query that are looked for at most"""
 
 
 def spaced(text: str) -> str:
-    """A text as it goes into the index: Chinese characters and kana are words of their own."""
+    """A text as it goes into the index: Chinese characters, kana and Hangul are words of their own."""
     return text if text.isascii() else _CHARACTER.sub(r" \g<0> ", text)
 
 
 def words_of(text: str) -> list[str]:
-    """What a query looks for: words, and of Chinese characters and kana each two neighbours, as Lucene's CJKAnalyzer does."""
+    """What a query looks for: words, and of Chinese characters, kana and Hangul each two neighbours, as Lucene's CJKAnalyzer does."""
     words: list[str] = []
     for word in _WORD.findall(text):
         if len(word) > 1 and _CHARACTER.match(word):
