@@ -239,13 +239,14 @@ def weight_errors(weights: Weights, encoder: EncoderConfig, recipe: Recipe, stat
     for name, sources in linear_sources(encoder).items():
         shape = shapes(encoder)[name.split(".", 2)[2]]
         gram = inputs[name].gram.astype(np.float64)
-        sums = np.zeros((2, 2))  # of weights, of outputs; of the error, of all
+        lost, all_of_it = np.zeros(2), np.zeros(2)  # squares of weights, of outputs
         for source in sources:
             matrix = weights.peek(f"{source}.weight", *shape).astype(np.float64)
             changed = recipe.changed(matrix, inputs[name], pair_span(encoder, name)) if name in can_change else matrix
             quantized, scale = quantize_columns(changed, pair_span(encoder, name))
-            for column, values in enumerate((matrix - quantized * scale.astype(np.float64)[:, None], matrix)):
-                sums[:, column] += np.square(values).sum(), ((values @ gram) * values).sum()
-        of_weights, of_outputs = np.sqrt(np.where(sums[:, 1] > 0, sums[:, 0] / np.where(sums[:, 1] > 0, sums[:, 1], 1), 0)).tolist()
+            difference = matrix - quantized * scale.astype(np.float64)[:, None]
+            for sums, values in ((lost, difference), (all_of_it, matrix)):
+                sums += np.square(values).sum(), ((values @ gram) * values).sum()
+        of_weights, of_outputs = np.sqrt(np.divide(lost, all_of_it, out=np.zeros(2), where=all_of_it > 0)).tolist()
         errors[name] = (of_weights, of_outputs)
     return errors

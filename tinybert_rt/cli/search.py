@@ -78,14 +78,14 @@ def _index(options: argparse.Namespace) -> None:
             raise
         size = _size(index)
     named = {os.path.abspath(path) for path in options.paths}
-    fatal = [each for each in report.problems if each[0] in named]
     for path, problem in report.problems:
-        if (path, problem) not in fatal:
+        if path not in named:
             print(f"tinybert-rt: {path}: {problem}", file=sys.stderr)
     print(_summary(report))
     print(size)
+    fatal = [f"{path}: {problem}" for path, problem in report.problems if path in named]
     if fatal:
-        raise UsageError("; ".join(f"{path}: {problem}" for path, problem in fatal))
+        raise UsageError("; ".join(fatal))
 
 
 def _size(index: Index) -> str:

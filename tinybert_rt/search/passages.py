@@ -99,13 +99,15 @@ class Splitter:
 
 
 def sentences(text: str, start: int = 0) -> list[tuple[int, int]]:
-    """The characters of the sentences of a text, each from the begin of one to the begin of the next; `start` is added to all."""
+    """The characters of the sentences of a text, each from the begin of one to the begin of the next, but blank ones; `start` is added
+    to all."""
     from sentencex import segment
 
     spans = []
     at = start
     for each in segment("en", text):
-        spans.append((at, at + len(each)))
+        if each.strip():
+            spans.append((at, at + len(each)))
         at += len(each)
     return spans if at == start + len(text) else [(start, start + len(text))]
 

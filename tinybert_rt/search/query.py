@@ -110,7 +110,7 @@ def fused(*rankings: Sequence[int]) -> list[tuple[int, float]]:
 
 def marks(model: Model, query: NDArray[np.float32], texts: Sequence[str]) -> list[tuple[int, int]]:
     """The characters of the sentence of each text that is nearest to the query, float32 (dim,)."""
-    spans = [[(begin, end) for begin, end in sentences(text) if text[begin:end].strip()] or [(0, len(text))] for text in texts]
+    spans = [sentences(text) or [(0, len(text))] for text in texts]
     flat = [text[begin:end] for text, each in zip(texts, spans, strict=True) for begin, end in each]
     if not flat:
         return []

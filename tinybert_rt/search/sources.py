@@ -135,12 +135,13 @@ def find_files(paths: Iterable[str | os.PathLike[str]], *, text: str | None, tit
     """
     found = Found()
 
-    def add(path: str, named: bool) -> None:
+    def add(path: str, named: bool) -> bool:
+        """Whether it is a file that can be read."""
         try:
             status = os.stat(path)
         except OSError as error:
             found.problems.append((path, error.strerror or str(error)))
-            return
+            return False
         if path in left_out or not stat.S_ISREG(status.st_mode):
             if named:
                 found.problems.append((path, "is no regular file" if path not in left_out else "is the index itself"))
@@ -150,8 +151,10 @@ def find_files(paths: Iterable[str | os.PathLike[str]], *, text: str | None, tit
             # Of other kinds they are not part of the hash.
             columns = (text, title) if kind in ROWS else (None, None)
             found.files[path] = File(path, status.st_size, status.st_mtime, *columns)
+            return True
         elif named:
             found.problems.append((path, f"files that end in {Path(path).suffix or 'no suffix'!r} are not read"))
+        return False
 
     for each in paths:
         if not os.fspath(each):
@@ -163,16 +166,15 @@ def find_files(paths: Iterable[str | os.PathLike[str]], *, text: str | None, tit
         if not is_utf8(path):
             found.problems.append((path, _NAME))
             continue
-        before = len(found.files)
+        bare = True
         for folder, folders, names in os.walk(path, onerror=lambda error: _note(found, error)):
             shown = sorted(name for name in folders if not name.startswith("."))
             folders[:] = filter(is_utf8, shown)
             found.problems += [(os.path.join(folder, name), _NAME) for name in shown if not is_utf8(name)]
             for name in sorted(names):
                 if not name.startswith("."):
-                    add(os.path.join(folder, name), False)
-        inside = os.path.join(path, "")
-        (found.roots if len(found.files) > before or any(each.startswith(inside) for each in found.files) else found.bare).append(path)
+                    bare &= not add(os.path.join(folder, name), False)
+        (found.bare if bare else found.roots).append(path)
     return found
 
 
