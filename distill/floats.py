@@ -23,11 +23,19 @@ _LOG2 = (
     -0.2726978361606598,
     0.17063409090042114,
 )
-_LEVELS = (0.9999280571937561, 0.6932609677314758, 0.2426111251115799, 0.0551716573536396)
-_LEVELS_FACTOR = 255.0 / 256.0
-_GELU_CUT = 6.0
-_GELU = (-1.0, -1.1276818, -0.50021295, -0.02458257), (-0.9973218, -0.69045191, -0.241096, -0.05846234)
-_GELU_TANH = (-1.0, -1.16134429, -0.45653655, -0.03966767), (-1.0020787, -0.69493562, -0.24261955, -0.0541937)
+_LEVELS = (254.980927, 177.437546, 57.6471252, 19.8962536)
+_GELU_CUT = 3.75 - 2.0**-22
+_GELU_MAGIC = 6291456.0  # 1.5·2**22: in the last bits of t + _GELU_MAGIC is the nearest multiple of 1/2
+_GELU = (
+    (-0.500184715, -0.505902469, -0.52032876, -0.479201406, -0.348913252, -0.190445051, -0.0770914257, -0.00485320529),
+    (0.403454512, 0.43954733, 0.481370836, 0.419072866, 0.270908147, 0.129140332, 0.0457838178, 0.00165022945),
+    (-0.0314153805, -0.0893909037, -0.119707257, -0.0961057842, -0.0539154746, -0.0221785121, -0.00684540253, -9.80880795e-05),
+)
+_GELU_TANH = (
+    (-0.500185549, -0.505901635, -0.519964039, -0.478774786, -0.350322247, -0.19269903, -0.077133216, -0.00974596292),
+    (0.403474838, 0.43958056, 0.480520636, 0.418064952, 0.271974653, 0.131013095, 0.0460603461, 0.00461237552),
+    (-0.0315617807, -0.0896007717, -0.119375393, -0.0956877246, -0.0540842414, -0.022538865, -0.00691766338, -0.000538999389),
+)
 
 
 def _adds_in_one_rounding() -> bool:
@@ -54,22 +62,23 @@ def _polynomial(coefficients: tuple[float, ...], x: torch.Tensor) -> torch.Tenso
     return value
 
 
-def _power(coefficients: tuple[float, ...], x: torch.Tensor, magic: float) -> torch.Tensor:
-    """P(f)·2**n with n + f = x, n an integer (and 2**8 more where magic has it)."""
-    shifted = x + magic
-    power = _polynomial(coefficients, x - (shifted - magic))
-    return (power.view(torch.int32) + (shifted.view(torch.int32) << 23)).view(torch.float32)
+def _times_power(x: torch.Tensor, exponent: torch.Tensor) -> torch.Tensor:
+    """x·2**exponent."""
+    return (x.view(torch.int32) + (exponent << 23)).view(torch.float32)
 
 
 def exp2(x: torch.Tensor) -> torch.Tensor:
     """`kernels.math.exp2`: 2**x for |x| cut to −126 … 127."""
-    return _power(_EXP2, x.clamp(-126.0, 127.0), _MAGIC)
+    x = x.clamp(-126.0, 127.0)
+    shifted = x + _MAGIC
+    return _times_power(_polynomial(_EXP2, x - (shifted - _MAGIC)), shifted.view(torch.int32))
 
 
 def exp2_levels(x: torch.Tensor) -> torch.Tensor:
     """`kernels.math.exp2_levels`: 255·2**x for x ≤ 0, cut at −125."""
-    factor = torch.tensor(_LEVELS_FACTOR)
-    return _power(tuple((torch.tensor(_LEVELS) * factor).tolist()), x.clamp(min=-125.0), _MAGIC + 8.0)
+    x = x.clamp(min=-125.0)
+    whole = x.floor()
+    return _times_power(_polynomial(_LEVELS, x - whole), whole.int())
 
 
 def log2(x: torch.Tensor) -> torch.Tensor:
@@ -82,17 +91,19 @@ def log2(x: torch.Tensor) -> torch.Tensor:
 
 def gelu(x: torch.Tensor) -> torch.Tensor:
     """`kernels.math.gelu_near`."""
-    return _near(x, *_GELU)
+    return _near(x, _GELU)
 
 
 def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
     """`kernels.math.gelu_tanh_near`."""
-    return _near(x, *_GELU_TANH)
+    return _near(x, _GELU_TANH)
 
 
-def _near(x: torch.Tensor, exponent: tuple[float, ...], power: tuple[float, ...]) -> torch.Tensor:
+def _near(x: torch.Tensor, segments: tuple[tuple[float, ...], ...]) -> torch.Tensor:
     t = x.abs().clamp_(max=_GELU_CUT)
-    return fma(t, _power(power, _polynomial(exponent, t), _MAGIC), x.clamp(min=0.0))
+    segment = (t + _GELU_MAGIC).view(torch.int32) & 7
+    c0, c1, c2 = (torch.tensor(table, device=x.device)[segment] for table in segments)
+    return fma(fma(fma(c2, t, c1), t, c0), t, x.clamp(min=0.0))
 
 
 def _add_lanes(x: torch.Tensor) -> torch.Tensor:

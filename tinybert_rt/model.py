@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tinybert_rt.engine.arguments import between, one_of
 from tinybert_rt.engine.calls import checked_ids, run_ids
 from tinybert_rt.engine.cpus import check_threads
-from tinybert_rt.engine.few import FEW_TEXTS, FEW_TOKENS, encode_few
+from tinybert_rt.engine.few import FEW_TEXTS, encode_few, encode_few_ids
 from tinybert_rt.engine.library import load_library
 from tinybert_rt.engine.modelfile import PathOrBytes
 from tinybert_rt.engine.texts import Text, text_iterator
@@ -168,13 +168,11 @@ class Model(Tasks):
         Returns:
             float32 (n, dim), or float32 (total_tokens, dim).
         """
+        if types is None and not hidden_states:
+            vectors = encode_few_ids(self._pool, ids, offsets)
+            if vectors is not None:
+                return vectors
         ids, offsets, types = checked_ids(ids, offsets, types)
-        count = offsets.size - 1
-        if count <= FEW_TEXTS and ids.size <= FEW_TOKENS and types is None and not hidden_states:
-            with self._pool.taken() as session:
-                request = session.few.put_ids(ids, offsets, count)
-                if session.run(request) == 0 and request.done == count:
-                    return session.few.vectors(count, self._dim)
         return run_ids(self._pool, self._model, ids, offsets, types, "hidden" if hidden_states else "vectors")
 
     def rank(self, query: str, texts: Sequence[str], *, top: int | None = None, method: str = "auto") -> list[Ranked]:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from tinybert_rt.engine.session import SessionPool
 
+_ARRAY = np.ndarray
+_IDS = np.dtype(np.int32)
+_OFFSETS = np.dtype(np.int64)
 FEW_TEXTS = 16
 FEW_TOKENS = 1024
 FEW_BYTES = 16384
@@ -29,26 +32,29 @@ class Few:
 
     def __init__(self, model: Any) -> None:
         self.dim = int(model.hidden_size)
-        self._text = ffi.new("char[]", FEW_BYTES)
-        self._text_bytes = ffi.buffer(self._text)
-        self._text_offsets = ffi.new("int64_t[]", FEW_TEXTS + 1)
+        text = ffi.new("char[]", FEW_BYTES)
+        ids = ffi.new("int32_t[]", FEW_TOKENS)
         flags = ffi.new("uint8_t[]", FEW_TEXTS)
+        self._ends = ffi.new("int64_t[]", FEW_TEXTS + 1)  # of texts, in bytes or tokens; those of texts begin at element 1
+        self._text_bytes = ffi.buffer(text)
+        self._id_bytes = ffi.buffer(ids)
+        self._end_bytes = ffi.buffer(self._ends)
         self._truncated = ffi.buffer(flags)
-        self._ids = np.zeros(FEW_TOKENS, np.int32)
-        self._offsets = np.zeros(FEW_TEXTS + 1, np.int64)
-        self._out = np.zeros(FEW_TEXTS * self.dim, np.float32)
+        out = np.zeros(FEW_TEXTS * self.dim, np.float32)
+        # Views of results that are ready: to make one takes as long as to copy it.
+        self._vectors = [out[: count * self.dim].reshape(count, self.dim) for count in range(FEW_TEXTS + 1)]
 
         self.text_request = ffi.new("kernel_request *")
-        self.text_request.texts = int(ffi.cast("intptr_t", self._text))
-        self.text_request.text_starts = int(ffi.cast("intptr_t", self._text_offsets))
+        self.text_request.texts = int(ffi.cast("intptr_t", text))
+        self.text_request.text_starts = int(ffi.cast("intptr_t", self._ends))
         self.text_request.text_ends = self.text_request.text_starts + 8
         self.text_request.truncated = int(ffi.cast("intptr_t", flags))
-        self.text_request.out = self._out.ctypes.data
+        self.text_request.out = out.ctypes.data
 
         self.ids_request = ffi.new("kernel_request *")
-        self.ids_request.ids = self._ids.ctypes.data
-        self.ids_request.id_offsets = self._offsets.ctypes.data
-        self.ids_request.out = self._out.ctypes.data
+        self.ids_request.ids = int(ffi.cast("intptr_t", ids))
+        self.ids_request.id_offsets = int(ffi.cast("intptr_t", self._ends))
+        self.ids_request.out = out.ctypes.data
         self.ids_request.dim = self.dim
 
     def put_texts(self, texts: Sequence[bytes], dim: int, truncation: int, limit: int) -> Any:
@@ -58,7 +64,7 @@ class Few:
         end = 0
         for index, text in enumerate(texts, 1):
             end += len(text)
-            self._text_offsets[index] = end
+            self._ends[index] = end
         request = self.text_request
         request.n_texts = len(texts)
         request.dim = dim
@@ -66,23 +72,56 @@ class Few:
         request.max_tokens = limit
         return request
 
-    def put_ids(self, ids: NDArray[np.int32], offsets: NDArray[np.int64], count: int) -> Any:
-        """The request for at most FEW_TOKENS token ids of `count` ≤ FEW_TEXTS texts."""
-        self._ids[: ids.size] = ids
-        self._offsets[: count + 1] = offsets
+    def put_ids(self, ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> Any:
+        """The request for at most FEW_TOKENS token ids of at most FEW_TEXTS texts, or None where they do not fit each other.
+
+        ValueError: an array is not contiguous.
+        """
+        size = ids.size
+        count = offsets.size - 1
+        ends = self._ends
+        self._id_bytes[0 : 4 * size] = ids
+        self._end_bytes[0 : 8 * count + 8] = offsets
+        if ends[0] != 0 or ends[count] != size:
+            return None
         request = self.ids_request
-        request.n_ids = ids.size
+        request.n_ids = size
         request.n_texts = count
         return request
 
     def vectors(self, count: int, dim: int) -> NDArray[np.float32]:
         """The results, (count, dim), as an array of their own."""
-        vectors: NDArray[np.float32] = self._out[: count * dim].copy().reshape(count, dim)
-        return vectors
+        vectors: NDArray[np.float32] = self._vectors[count]
+        if dim != self.dim:
+            vectors = vectors.reshape(-1)[: count * dim].reshape(count, dim)
+        return vectors.copy()
 
     def truncated(self, count: int) -> int:
         """How many of the texts were truncated."""
         return bytes(self._truncated[0:count]).count(1)
+
+
+def encode_few_ids(pool: SessionPool, ids: Any, offsets: Any) -> NDArray[np.float32] | None:
+    """Vectors of a few short texts that are tokenized already, (n, hidden_size).
+
+    None where the usual way must do it, or say what is wrong: arrays of another kind or dtype, many texts, bad ids or offsets.
+    """
+    if type(ids) is not _ARRAY or type(offsets) is not _ARRAY or ids.dtype is not _IDS or offsets.dtype is not _OFFSETS:
+        return None
+    count = offsets.size - 1
+    if ids.ndim != 1 or offsets.ndim != 1 or not 0 < count <= FEW_TEXTS or ids.size > FEW_TOKENS:
+        return None
+    session = pool.take()
+    try:
+        few = session.few
+        request = few.put_ids(ids, offsets)
+        if request is None or session.run(request) != 0 or request.done != count:
+            return None
+        return few.vectors(count, few.dim)
+    except ValueError:
+        return None
+    finally:
+        pool.give_back(session)
 
 
 def encode_few(

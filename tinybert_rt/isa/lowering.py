@@ -23,7 +23,8 @@ rule 8), keys and values of attention by the way they are quantized.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -125,6 +126,78 @@ def in_register(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     return builder.asm(ir.FunctionType(value.type, [value.type]), "", "=v,0", [value], False)
 
 
+def fraction(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """x − ⌊x⌋ of f32x16, |x| < 2**22."""
+    if active().vector_bits == 512:
+        return _masked_512(builder, "reduce.ps", [x, ir.Constant(I32, _DOWN)])
+    return builder.fsub(x, _floor(builder, x))
+
+
+def times_power(builder: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """x·2**⌊y⌋ of f32x16, |y| < 2**22, where x and the result are normal numbers."""
+    if active().vector_bits == 512:
+        return _masked_512(builder, "scalef.ps", [x, y])
+    exponent = builder.fptosi(_floor(builder, y), I32X16)
+    bits = builder.add(builder.bitcast(x, I32X16), builder.shl(exponent, constant_vector(I32, 23)))
+    return builder.bitcast(bits, F32X16)
+
+
+_DOWN = 1  # the rounding of vreduceps
+_AS_SET = 4  # round, where it is needed, as the processor is set
+
+
+def _masked_512(builder: ir.IRBuilder, name: str, operands: list[ir.Value]) -> ir.Value:
+    """An intrinsic of AVX-512 on all 16 lanes."""
+    rest = [ir.Constant(F32X16, None), ir.Constant(I16, -1), ir.Constant(I32, _AS_SET)]
+    return intrinsic(builder, f"llvm.x86.avx512.mask.{name}.512", F32X16, [*operands, *rest])
+
+
+def _floor(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    if active().name != "portable":
+        return intrinsic(builder, "llvm.floor.v16f32", F32X16, [x])
+    # Without an instruction for it, LLVM would call the C library. Adding 1.5·2**23 rounds to the nearest integer.
+    magic = constant_vector(F32, 12582912.0)
+    nearest = builder.fsub(builder.fadd(x, magic), magic)
+    below = builder.fsub(nearest, constant_vector(F32, 1.0))
+    return builder.select(builder.fcmp_ordered(">", nearest, x), below, nearest)
+
+
+def table_8(values: Sequence[float]) -> ir.Constant:
+    """A table of eight float32 for `look_up_8`: it stands there twice."""
+    return ir.Constant(F32X16, [float(value) for value in values] * 2)
+
+
+def look_up_8(builder: ir.IRBuilder, table: ir.Value, index: ir.Value) -> ir.Value:
+    """In each lane the value of a `table_8` with the number in the low three bits of the index, an i32x16 whose other bits are any."""
+    level = active()
+    if level.vector_bits == 512:
+        return intrinsic(builder, "llvm.x86.avx512.permvar.sf.512", F32X16, [table, index])
+    if level.vector_bits == 256:
+        return _by_parts(_look_up_avx2, 8, builder, table, index)
+    if level.architecture == "aarch64":
+        numbers = builder.and_(index, constant_vector(I32, 7))
+        places = builder.add(builder.mul(numbers, constant_vector(I32, 0x04040404)), constant_vector(I32, 0x03020100))
+        return _by_parts(partial(_look_up_neon, table), 4, builder, places)
+    result: ir.Value = ir.Constant(F32X16, ir.Undefined)
+    for lane in range(LANES):
+        at = ir.Constant(I32, lane)
+        number = builder.and_(builder.extract_element(index, at), ir.Constant(I32, 7))
+        result = builder.insert_element(result, builder.extract_element(table, number), at)
+    return result
+
+
+def _look_up_avx2(builder: ir.IRBuilder, table: ir.Value, index: ir.Value) -> ir.Value:
+    return intrinsic(builder, "llvm.x86.avx2.permps", table.type, [table, index])
+
+
+def _look_up_neon(table: ir.Value, builder: ir.IRBuilder, places: ir.Value) -> ir.Value:
+    """Of four lanes; places: in each byte that of a byte of the table."""
+    octets = ir.VectorType(I8, 16)
+    halves = [builder.bitcast(shuffle(builder, table, None, [*range(i, i + 4)]), octets) for i in (0, 4)]
+    found = intrinsic(builder, "llvm.aarch64.neon.tbl2.v16i8", octets, [*halves, builder.bitcast(places, octets)])
+    return builder.bitcast(found, ir.VectorType(F32, 4))
+
+
 def spin_hint(builder: ir.IRBuilder) -> None:
     """A pause in a waiting loop, where the architecture has one."""
     if active().architecture == "x86_64":
@@ -154,10 +227,10 @@ def _dot_vpdpbusd512(builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Va
     )
 
 
-def _by_parts(operation: Callable[..., ir.Value], lanes: int, builder: ir.IRBuilder, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
+def _by_parts(operation: Callable[..., ir.Value], lanes: int, builder: ir.IRBuilder, *operands: ir.Value) -> ir.Value:
     """An operation on vectors of `lanes` lanes, applied to each part of 16."""
     starts = range(0, LANES, lanes)
-    parts = [operation(builder, *(shuffle(builder, each, None, [*range(i, i + lanes)]) for each in (acc, a, b))) for i in starts]
+    parts = [operation(builder, *(shuffle(builder, each, None, [*range(i, i + lanes)]) for each in operands)) for i in starts]
     while len(parts) > 1:
         parts = [shuffle(builder, x, y, [*range(2 * x.type.count)]) for x, y in zip(parts[::2], parts[1::2], strict=True)]
     return parts[0]

@@ -22,11 +22,13 @@ from tinybert_rt.kernels.vector import (
     as_i32,
     f32x16,
     fma,
+    fraction,
     maximum,
     minimum,
     operation,
     splat_f32,
     splat_i32,
+    times_power,
     to_f32,
 )
 
@@ -54,20 +56,25 @@ _L0, _L1, _L2, _L3, _L4, _L5, _L6 = (
 )
 _SQRT_HALF_BITS = 0x3F3504F3
 _ROUND_MAGIC = _F(12582912.0)
-_N0, _N1, _N2, _N3 = (
-    _F(0.9999280571937561),
-    _F(0.6932609677314758),
-    _F(0.2426111251115799),
-    _F(0.0551716573536396),
-)
-_LEVELS = _F(255.0 / 256.0)
+_N0, _N1, _N2, _N3 = _F(254.980927), _F(177.437546), _F(57.6471252), _F(19.8962536)
 _GELU_CUT = _F(6.0)
 _LOWEST = _F(-125.0)
-GELU_NEAR = (-1.1276818, -0.50021295, -0.02458257), (-0.9973218, -0.69045191, -0.241096, -0.05846234)
-"""H and M of −Φ(−t) ≈ M(f)·2**n, n + f = −1 + t·H(t): polynomials, the constant first, fitted together."""
-GELU_TANH_NEAR = (-1.16134429, -0.45653655, -0.03966767), (-1.0020787, -0.69493562, -0.24261955, -0.0541937)
-"""The same of 1 / (1 + exp(2u)) in the place of Φ(−t), u as in `gelu_tanh`."""
-_DEGREES = 3
+_NEAR_MAGIC = _F(6291456.0)  # 1.5 * 2**22: adding it to t < 2**21 leaves the nearest multiple of 1/2 in the low bits
+_NEAR_CUT = np.nextafter(_F(3.75), _ZERO)
+Segments = tuple[tuple[float, ...], ...]
+"""Coefficients 0, 1 and 2 of eight polynomials of degree 2, one after the other; polynomial k is for t within 1/4 of k/2."""
+GELU_NEAR: Segments = (
+    (-0.500184715, -0.505902469, -0.52032876, -0.479201406, -0.348913252, -0.190445051, -0.0770914257, -0.00485320529),
+    (0.403454512, 0.43954733, 0.481370836, 0.419072866, 0.270908147, 0.129140332, 0.0457838178, 0.00165022945),
+    (-0.0314153805, -0.0893909037, -0.119707257, -0.0961057842, -0.0539154746, -0.0221785121, -0.00684540253, -9.80880795e-05),
+)
+"""−Φ(−t), t < 3.75; the last one so that gelu(x) − x and gelu(−x) are small for x beyond that, too."""
+GELU_TANH_NEAR: Segments = (
+    (-0.500185549, -0.505901635, -0.519964039, -0.478774786, -0.350322247, -0.19269903, -0.077133216, -0.00974596292),
+    (0.403474838, 0.43958056, 0.480520636, 0.418064952, 0.271974653, 0.131013095, 0.0460603461, 0.00461237552),
+    (-0.0315617807, -0.0896007717, -0.119375393, -0.0956877246, -0.0540842414, -0.022538865, -0.00691766338, -0.000538999389),
+)
+"""The same of −1 / (1 + exp(2u)) in the place of −Φ(−t), u as in `gelu_tanh`."""
 _G0, _G1, _G2, _G3, _G4, _G5, _G6 = (
     _F(-1.1511269807815552),
     _F(-0.4590439200401306),
@@ -104,12 +111,11 @@ def exp2_levels(x):  # type: ignore[no-untyped-def]
     x below −125 gives what −125 gives.
     """
     x = maximum(x, splat_f32(_LOWEST))
-    shifted = x + splat_f32(_ROUND_MAGIC + _F(8.0))  # 255 = 255/256·2**8
-    fraction = x - (shifted - splat_f32(_ROUND_MAGIC + _F(8.0)))
-    power = fma(splat_f32(_N3 * _LEVELS), fraction, splat_f32(_N2 * _LEVELS))
-    power = fma(power, fraction, splat_f32(_N1 * _LEVELS))
-    power = fma(power, fraction, splat_f32(_N0 * _LEVELS))
-    return as_f32(as_i32(power) + (as_i32(shifted) << splat_i32(23)))
+    part = fraction(x)
+    power = fma(splat_f32(_N3), part, splat_f32(_N2))
+    power = fma(power, part, splat_f32(_N1))
+    power = fma(power, part, splat_f32(_N0))
+    return times_power(power, x)
 
 
 @inline
@@ -144,42 +150,33 @@ def gelu(x):  # type: ignore[no-untyped-def]
     return maximum(x, splat_f32(_ZERO)) - t * tail
 
 
-Polynomials = tuple[tuple[float, ...], tuple[float, ...]]
-
-
-def gelu_near_constants(builder: Any, polynomials: Polynomials) -> list[ir.Value]:
+def gelu_near_constants(builder: Any, segments: Segments) -> list[ir.Value]:
     """What `build_gelu_near` needs, once for all the vectors of a tile: read from memory for each, they would take longer than the sums."""
-    values = (-1.0, _ROUND_MAGIC, *polynomials[0], *polynomials[1])
-    floats = [lowering.in_register(builder, lowering.constant_vector(F32, float(value))) for value in values]
-    return [lowering.constant_vector(I32, int(_GELU_CUT.view(np.int32))), *floats]
+    tables = [lowering.in_register(builder, lowering.table_8(row)) for row in segments]
+    magic = lowering.in_register(builder, lowering.constant_vector(F32, float(_NEAR_MAGIC)))
+    return [lowering.constant_vector(I32, int(_NEAR_CUT.view(np.int32))), magic, *tables]
 
 
 def build_gelu_near(builder: Any, x: ir.Value, constants: list[ir.Value]) -> ir.Value:
-    """As `gelu` or `gelu_tanh`, by shorter polynomials; error below 6e-5 or 8e-5, for results that are rounded to 8 bits next."""
-    cut, minus_one, magic, *coefficients = constants
-    h, m = coefficients[:_DEGREES], coefficients[_DEGREES:]
+    """As `gelu` or `gelu_tanh`, error below 2.2e-4, for results that are rounded to 8 bits next.
+
+    With t = min(|x|, 3.75): gelu(x) = max(x, 0) + t·P(t), P one of eight polynomials. Processors look up eight numbers of a register
+    by units that the products leave free.
+    """
+    cut, magic, *tables = constants
     # The smaller magnitude is found as an integer: the units that compare floats have more to do here than the others.
     magnitude = builder.and_(builder.bitcast(x, I32X16), lowering.constant_vector(I32, 0x7FFFFFFF))
     t = builder.bitcast(builder.select(builder.icmp_unsigned("<", magnitude, cut), magnitude, cut), F32X16)
+    segment = builder.bitcast(builder.fadd(t, magic), I32X16)
+    value, *others = (lowering.look_up_8(builder, table, segment) for table in reversed(tables))
+    for coefficient in others:
+        value = lowering.fma(builder, value, t, coefficient)
     zero = ir.Constant(F32X16, None)
-    positive = builder.select(builder.fcmp_ordered(">", x, zero), x, zero)
-    exponent = lowering.fma(builder, _polynomial(builder, h, t), t, minus_one)
-    shifted = builder.fadd(exponent, magic)
-    power = _polynomial(builder, m, builder.fsub(exponent, builder.fsub(shifted, magic)))
-    tail = builder.add(builder.bitcast(power, I32X16), builder.shl(builder.bitcast(shifted, I32X16), lowering.constant_vector(I32, 23)))
-    return lowering.fma(builder, t, builder.bitcast(tail, F32X16), positive)
+    return lowering.fma(builder, value, t, builder.select(builder.fcmp_ordered(">", x, zero), x, zero))
 
 
-def _polynomial(builder: Any, coefficients: list[ir.Value], x: ir.Value) -> ir.Value:
-    """Horner's rule, the constant first."""
-    value = coefficients[-1]
-    for coefficient in coefficients[-2::-1]:
-        value = lowering.fma(builder, value, x, coefficient)
-    return value
-
-
-def _near(polynomials: Polynomials) -> Any:
-    return operation(f32x16, (f32x16,), lambda builder, x: build_gelu_near(builder, x, gelu_near_constants(builder, polynomials)))
+def _near(segments: Segments) -> Any:
+    return operation(f32x16, (f32x16,), lambda builder, x: build_gelu_near(builder, x, gelu_near_constants(builder, segments)))
 
 
 gelu_near = _near(GELU_NEAR)

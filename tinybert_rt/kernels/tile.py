@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from tinybert_rt.isa import lowering
 from tinybert_rt.isa.lowering import F32X16, I32X16, I64
-from tinybert_rt.kernels.math import GELU_NEAR, GELU_TANH_NEAR, Polynomials, build_gelu_near, gelu_near_constants
+from tinybert_rt.kernels.math import GELU_NEAR, GELU_TANH_NEAR, Segments, build_gelu_near, gelu_near_constants
 from tinybert_rt.kernels.memory import address_to_pointer
 from tinybert_rt.kernels.vector import load, store
 
@@ -263,8 +263,8 @@ def int8_linear_tile(most: int, columns: int) -> Any:
             def emit(height: int) -> None:
                 sums = _int8_sums(builder, height, columns, operands, arguments[-2:])
 
-                def through(polynomials: Polynomials) -> None:
-                    constants = gelu_near_constants(builder, polynomials)
+                def through(segments: Segments) -> None:
+                    constants = gelu_near_constants(builder, segments)
                     finish_all(sums, lambda value, place: build_gelu_near(builder, value, constants))
 
                 with builder.if_else(_equals(builder, finish, THROUGH_GELU)) as (then, otherwise):

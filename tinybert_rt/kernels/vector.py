@@ -105,6 +105,9 @@ splat_i32 = operation(i32x16, (types.int64,), lambda b, x: splat(b, b.trunc(x, I
 fma = operation(f32x16, (f32x16, f32x16, f32x16), lowering.fma)
 # dot4(acc, a, b): acc plus, in each lane, the dot product of the 4 unsigned bytes of a and the 4 signed bytes of b.
 dot4 = operation(i32x16, (i32x16, i32x16, i32x16), lowering.dot4)
+# fraction(x): x − ⌊x⌋. times_power(x, y): x·2**⌊y⌋, a normal number. Both for |x|, |y| < 2**22.
+fraction = operation(f32x16, (f32x16,), lowering.fraction)
+times_power = operation(f32x16, (f32x16, f32x16), lowering.times_power)
 sqrt = operation(f32x16, (f32x16,), lambda b, x: lowering.intrinsic(b, "llvm.sqrt.v16f32", F32X16, [x]))
 sqrt_f32 = operation(types.float32, (types.float32,), lambda b, x: lowering.intrinsic(b, "llvm.sqrt.f32", F32, [x]))
 
