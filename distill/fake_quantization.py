@@ -31,7 +31,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from tools.architectures import ARCHITECTURES, Architecture
 
 from . import floats
-from .integers import quantize_activations, quantize_keys, quantize_table, quantize_weights, value_scales
+from .integers import quantize_activations, quantize_keys, quantize_table, quantize_weights, rounded_product, value_scales
 
 _ATTENTION = "tinybert_rt_int8"
 _BLOCK = 128
@@ -186,7 +186,8 @@ def attention(
         # From here on, keys are in blocks: (batch, heads, blocks, tokens, keys).
         scores = torch.nn.functional.pad(scores, (0, more), value=_NEVER).unflatten(-1, (-1, keys)).transpose(2, 3)
         inverses = torch.nn.functional.pad(value_inverse, (0, 0, 0, more)).unflatten(2, (-1, keys)).mT
-        values = torch.nn.functional.pad(value * value_inverse, (0, 0, 0, more)).unflatten(2, (-1, keys))
+        codes = _StraightThrough.apply(value * value_inverse, rounded_product(value.detach(), value_inverse))
+        codes = torch.nn.functional.pad(codes, (0, 0, 0, more)).unflatten(2, (-1, keys))
         peaks = scores.detach().amax(-1, keepdim=True)
         differences = scores - peaks
         rounded_from = floats.exp2_levels(differences.detach()).masked_fill_(scores.detach() == _NEVER, 0.0)
@@ -195,7 +196,7 @@ def attention(
         of_blocks = floats.exp2(peaks - peaks.amax(2, keepdim=True))
         of_blocks = of_blocks * (1.0 / _in_order(of_blocks * totals))
         dropped = torch.nn.functional.dropout(weights, dropout, module.training)
-        sums = _StraightThrough.apply(dropped, dropped.detach().round()) @ _StraightThrough.apply(values, values.detach().round())
+        sums = _StraightThrough.apply(dropped, dropped.detach().round()) @ codes
         context = _in_order(sums * of_blocks).squeeze(2)
         probabilities = (dropped * inverses * of_blocks).transpose(2, 3).flatten(-2)[..., :tokens]
         return context.transpose(1, 2), probabilities

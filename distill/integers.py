@@ -13,7 +13,10 @@ import torch
 from tinybert_rt.format.layout import MAX_PAIR_SUM
 from tools.blocks import LARGEST
 
-_LEVELS = 255.0
+from .floats import fma
+
+_LEVELS = 255.0 - 2.0**-12
+_ROUND_MAGIC = 12582912.0  # 1.5·2**23: a sum with it is rounded to an integer
 _SMALLEST_RANGE = 1e-30
 _KEY_LIMIT = 127.0
 _VALUE_LIMIT = 64.0
@@ -34,9 +37,14 @@ def quantize_activations(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, t
     small = spread < _SMALLEST_RANGE
     levels = spread.new_tensor(_LEVELS)
     inverse = (levels / spread).masked_fill_(small, 0.0)
-    zero = (-low * inverse).round_().clamp_(0.0, _LEVELS)
-    q = (x * inverse).round_().add_(zero).clamp_(max=_LEVELS)
-    return q, (spread / levels).masked_fill_(small, 1.0), zero
+    zero = rounded_product(-low, inverse)
+    return rounded_product(x, inverse, zero), (spread / levels).masked_fill_(small, 1.0), zero
+
+
+def rounded_product(x: torch.Tensor, y: torch.Tensor, more: torch.Tensor | None = None) -> torch.Tensor:
+    """x·y + more rounded once, half to even, to integers below 2**22 in magnitude; `more` are integers."""
+    shift = torch.full_like(y, _ROUND_MAGIC)
+    return fma(x, y, shift if more is None else shift + more) - _ROUND_MAGIC
 
 
 def quantize_weights(weight: torch.Tensor, pair_span: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,11 +105,11 @@ def quantize_keys(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     largest = torch.maximum(keys.abs().amax(-1, keepdim=True), pairs.sum(-1).abs_().amax(-1, keepdim=True))
     limit = largest.new_tensor(_KEY_LIMIT)
     inverse = (limit / largest).masked_fill_(largest < _SMALLEST_MAGNITUDE, 0.0)
-    return (keys * inverse).round_(), largest / limit
+    return rounded_product(keys, inverse), largest / limit
 
 
 def value_scales(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The scales of `kernels.attention_int8` for values, whose codes are round(value·inverse), −64 … 64.
+    """The scales of `kernels.attention_int8` for values, whose codes are `rounded_product(value, inverse)`, −64 … 64.
 
     Args:
         values: float32 (…, head_size).

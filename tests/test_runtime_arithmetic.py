@@ -123,7 +123,7 @@ def test_codes_of_keys_and_values_are_the_kernels(level: str, tokens: int, head_
     codes = out.reshape(width // 16, padded // 4, 16, 4).transpose(1, 3, 0, 2).reshape(padded, width)
     values = torch.from_numpy(x[:tokens, :head_size])
     scale, inverse = integers.value_scales(values)
-    assert same((values * inverse).round(), codes[:tokens, :head_size])
+    assert same(integers.rounded_product(values, inverse), codes[:tokens, :head_size])
     assert same(inverse, others[:tokens])
     assert same(floats.log2(scale), scales[:tokens])
 

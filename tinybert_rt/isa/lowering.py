@@ -127,29 +127,18 @@ def in_register(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
 
 
 def fraction(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """x − ⌊x⌋ of f32x16, |x| < 2**22."""
-    if active().vector_bits == 512:
-        return _masked_512(builder, "reduce.ps", [x, ir.Constant(I32, _DOWN)])
+    """x − ⌊x⌋ of f32x16, |x| < 2**22. (AVX-512's own instruction rounds the difference downwards, others to the nearest.)"""
     return builder.fsub(x, _floor(builder, x))
 
 
 def times_power(builder: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     """x·2**⌊y⌋ of f32x16, |y| < 2**22, where x and the result are normal numbers."""
     if active().vector_bits == 512:
-        return _masked_512(builder, "scalef.ps", [x, y])
+        all_lanes, rounding = ir.Constant(I16, -1), ir.Constant(I32, 4)
+        return intrinsic(builder, "llvm.x86.avx512.mask.scalef.ps.512", F32X16, [x, y, ir.Constant(F32X16, None), all_lanes, rounding])
     exponent = builder.fptosi(_floor(builder, y), I32X16)
     bits = builder.add(builder.bitcast(x, I32X16), builder.shl(exponent, constant_vector(I32, 23)))
     return builder.bitcast(bits, F32X16)
-
-
-_DOWN = 1  # the rounding of vreduceps
-_AS_SET = 4  # round, where it is needed, as the processor is set
-
-
-def _masked_512(builder: ir.IRBuilder, name: str, operands: list[ir.Value]) -> ir.Value:
-    """An intrinsic of AVX-512 on all 16 lanes."""
-    rest = [ir.Constant(F32X16, None), ir.Constant(I16, -1), ir.Constant(I32, _AS_SET)]
-    return intrinsic(builder, f"llvm.x86.avx512.mask.{name}.512", F32X16, [*operands, *rest])
 
 
 def _floor(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:

@@ -35,6 +35,7 @@ from tinybert_rt.kernels.vector import (
     maximum,
     reduce_max,
     round_to_i32,
+    rounded_product,
     splat_f32,
     splat_i32,
     store_f32x16,
@@ -124,7 +125,7 @@ def _prepare_keys(keys, tokens, padded, head_width, out, scales, sums, block):  
                 factor = splat_f32(load_f32(inverses + 4 * r))
                 source = row + (r * head_width + first) * 4
                 for i in range(0, count, 16):
-                    store_u8x16(block + r * 64 + i, round_to_i32(load_f32x16(source + 4 * i) * factor))
+                    store_u8x16(block + r * 64 + i, rounded_product(load_f32x16(source + 4 * i), factor))
             transpose_f32(block, 64, turned, 64)
             for group in range(count >> 2):
                 weights = load_i32x16(turned + group * 64)
@@ -167,10 +168,10 @@ def _prepare_values(values, tokens, padded, head_width, out, shifts, inverse_sca
         factor2 = splat_f32(load_f32(inverse_scales + 16 * group + 8))
         factor3 = splat_f32(load_f32(inverse_scales + 16 * group + 12))
         for i in range(0, stride, 64):
-            q0 = round_to_i32(load_f32x16(row + i) * factor0)
-            q1 = round_to_i32(load_f32x16(row + stride + i) * factor1)
-            q2 = round_to_i32(load_f32x16(row + 2 * stride + i) * factor2)
-            q3 = round_to_i32(load_f32x16(row + 3 * stride + i) * factor3)
+            q0 = rounded_product(load_f32x16(row + i), factor0)
+            q1 = rounded_product(load_f32x16(row + stride + i), factor1)
+            q2 = rounded_product(load_f32x16(row + 2 * stride + i), factor2)
+            q3 = rounded_product(load_f32x16(row + 3 * stride + i), factor3)
             low_half = (q0 & low) | ((q1 & low) << splat_i32(8))
             weights = low_half | ((q2 & low) << splat_i32(16)) | (q3 << splat_i32(24))
             store_i32x16(out + ((i >> 6) * groups + group) * 64, weights)

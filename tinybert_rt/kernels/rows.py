@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from tinybert_rt.kernels.jit import inline, kernel, outlined
-from tinybert_rt.kernels.memory import load_f32, load_i32, store_f32
+from tinybert_rt.kernels.memory import load_f32, store_f32
 from tinybert_rt.kernels.vector import (
     add_16_rows,
-    clamp_i32,
+    as_i32,
     first_lanes,
     fma,
     load_f32x16,
@@ -21,16 +21,12 @@ from tinybert_rt.kernels.vector import (
     maximum,
     min_16_rows,
     minimum,
-    minimum_i32,
     negative,
     reduce_add,
-    round_to_i32,
     splat_f32,
-    splat_i32,
     sqrt,
     sqrt_f32,
     store_f32x16,
-    store_i32x16,
     store_u8x16,
     to_f32,
     where_below,
@@ -39,7 +35,8 @@ from tinybert_rt.kernels.vector import (
 _F = np.float32
 _ZERO = _F(0.0)
 _ONE = _F(1.0)
-_LEVELS = _F(255.0)
+_LEVELS = _F(255.0 - 2.0**-12)
+_ROUND_MAGIC = _F(12582912.0)  # 1.5·2**23: a sum with it is rounded to an integer, which its low bits are
 _SMALLEST_RANGE = _F(1e-30)
 _HUGE = _F(3.0e38)
 
@@ -51,8 +48,8 @@ _MAXIMA = 64 * _GROUP
 _MEAN = 2 * _MAXIMA
 _FACTOR = _MEAN + 64
 _INVERSE = _FACTOR + 64
-_ZERO_POINT = _INVERSE + 64
-_SCALE = _ZERO_POINT + 64
+_SHIFTED_ZERO = _INVERSE + 64
+_SCALE = _SHIFTED_ZERO + 64
 GROUP_BYTES = _SCALE + 64
 """Scratch of the kernels over several rows.
 
@@ -69,9 +66,10 @@ def _rows_of_group(width):  # type: ignore[no-untyped-def]
 def quantize_rows(x, x_stride, rows, width, q, q_stride, scales, zeros, scratch):  # type: ignore[no-untyped-def]
     """Rows to u8, each with its own scale and zero point: x ≈ scale·(q − zero).
 
-    The range always includes 0, so that zero is exact: scale = (max(x, 0) − min(x, 0))/255, zero = round(−min/scale),
-    q = round(x/scale) + zero, rounding half to even. A row whose range is below 1e-30 becomes zeros with scale 1. The scale of a row
-    of NaN is NaN: what is computed from it shows what it was.
+    The range always includes 0, so that zero is exact: scale = (max(x, 0) − min(x, 0))/L, zero = round(−min·i), q = round(x·i + zero),
+    L = 255 − 2**-12 and i = L/(max(x, 0) − min(x, 0)), rounded once, half to even. As x·i + zero is within −0.5 … L + 0.5 and L leaves
+    room for the rounding of i, q is within 0 … 255. A row whose range is below 1e-30 becomes zeros with scale 1. The scale of a row of
+    NaN is NaN: what is computed from it shows what it was.
 
     Args:
         x: float32 [rows][width], rows x_stride bytes apart, width a multiple of 16. q: u8 [rows][width], rows q_stride apart.
@@ -101,19 +99,16 @@ def _quantize_group(x, x_stride, rows, width, q, q_stride, scales, zeros, scratc
     smallest = splat_f32(_SMALLEST_RANGE)
     inverse = where_below(spread, smallest, splat_f32(_ZERO), splat_f32(_LEVELS) / spread)
     store_f32x16(scratch + _INVERSE, inverse)
-    store_i32x16(scratch + _ZERO_POINT, clamp_i32(round_to_i32(negative(low) * inverse), 0, 255))
+    store_f32x16(scratch + _SHIFTED_ZERO, fma(negative(low), inverse, splat_f32(_ROUND_MAGIC)))
     store_f32x16(scratch + _SCALE, where_below(spread, smallest, splat_f32(_ONE), spread / splat_f32(_LEVELS)))
-    top = splat_i32(255)
     for r in range(rows):
-        zero = load_i32(scratch + _ZERO_POINT + 4 * r)
-        store_f32(zeros + 4 * r, _F(zero))
+        shifted_zero = load_f32(scratch + _SHIFTED_ZERO + 4 * r)
+        store_f32(zeros + 4 * r, shifted_zero - _ROUND_MAGIC)
         store_f32(scales + 4 * r, load_f32(scratch + _SCALE + 4 * r))
         inverses = splat_f32(load_f32(scratch + _INVERSE + 4 * r))
-        zero_point = splat_i32(zero)
+        shifted_zeros = splat_f32(shifted_zero)
         for i in range(0, width, 16):
-            # Of a finite row not below 0: rounding is monotone, and zero is what −min became.
-            level = round_to_i32(load_f32x16(x + r * x_stride + 4 * i) * inverses) + zero_point
-            store_u8x16(q + r * q_stride + i, minimum_i32(level, top))
+            store_u8x16(q + r * q_stride + i, as_i32(fma(load_f32x16(x + r * x_stride + 4 * i), inverses, shifted_zeros)))
 
 
 @inline

@@ -152,6 +152,13 @@ def _round_to_i32(builder: Any, value: ir.Value) -> ir.Value:
 round_to_i32 = operation(i32x16, (f32x16,), _round_to_i32)
 
 
+def _rounded_product(builder: Any, a: ir.Value, b: ir.Value) -> ir.Value:
+    shifted = lowering.fma(builder, a, b, constant_vector(F32, _ROUND_MAGIC))
+    return builder.sub(builder.bitcast(shifted, I32X16), constant_vector(I32, _ROUND_MAGIC_BITS))
+
+
+# rounded_product(a, b): a·b rounded once, half to even, to an integer; |a·b| < 2**22.
+rounded_product = operation(i32x16, (f32x16, f32x16), _rounded_product)
 # where_below(x, y, a, b): a in the lanes where x < y, else b (and where either is NaN).
 where_below = operation(f32x16, (f32x16,) * 4, lambda b, x, y, u, v: b.select(b.fcmp_ordered("<", x, y), u, v))
 flip_signs = operation(i32x16, (i32x16,), lambda b, x: b.xor(x, constant_vector(I32, 0x80808080 - 2**32)))  # the highest bit of each byte
