@@ -157,26 +157,27 @@ def gelu_near_constants(builder: Any, segments: Segments) -> list[ir.Value]:
     return [lowering.constant_vector(I32, int(_NEAR_CUT.view(np.int32))), magic, *tables]
 
 
-def build_gelu_near(builder: Any, x: ir.Value, constants: list[ir.Value]) -> ir.Value:
-    """As `gelu` or `gelu_tanh`, error below 2.2e-4, for results that are rounded to 8 bits next.
+def build_gelu_near(builder: Any, vectors: list[ir.Value], constants: list[ir.Value]) -> list[ir.Value]:
+    """`gelu` or `gelu_tanh` of each vector, error below 2.2e-4, for results that are rounded to 8 bits next.
 
     With t = min(|x|, 3.75): gelu(x) = max(x, 0) + t·P(t), P one of eight polynomials. Processors look up eight numbers of a register
     by units that the products leave free.
     """
     cut, magic, *tables = constants
+    zero, without_sign = ir.Constant(F32X16, None), lowering.constant_vector(I32, 0x7FFFFFFF)
     # The smaller magnitude is found as an integer: the units that compare floats have more to do here than the others.
-    magnitude = builder.and_(builder.bitcast(x, I32X16), lowering.constant_vector(I32, 0x7FFFFFFF))
-    t = builder.bitcast(builder.select(builder.icmp_unsigned("<", magnitude, cut), magnitude, cut), F32X16)
-    segment = builder.bitcast(builder.fadd(t, magic), I32X16)
-    value, *others = (lowering.look_up_8(builder, table, segment) for table in reversed(tables))
-    for coefficient in others:
-        value = lowering.fma(builder, value, t, coefficient)
-    zero = ir.Constant(F32X16, None)
-    return lowering.fma(builder, value, t, builder.select(builder.fcmp_ordered(">", x, zero), x, zero))
+    magnitudes = [builder.and_(builder.bitcast(x, I32X16), without_sign) for x in vectors]
+    ts = [builder.bitcast(builder.select(builder.icmp_unsigned("<", each, cut), each, cut), F32X16) for each in magnitudes]
+    segments = [builder.bitcast(builder.fadd(t, magic), I32X16) for t in ts]
+    values, *others = ([lowering.look_up_8(builder, table, segment) for segment in segments] for table in reversed(tables))
+    for coefficients in others:
+        values = [lowering.fma(builder, *each) for each in zip(values, ts, coefficients, strict=True)]
+    positive = [builder.select(builder.fcmp_ordered(">", x, zero), x, zero) for x in vectors]
+    return [lowering.fma(builder, *each) for each in zip(values, ts, positive, strict=True)]
 
 
 def _near(segments: Segments) -> Any:
-    return operation(f32x16, (f32x16,), lambda builder, x: build_gelu_near(builder, x, gelu_near_constants(builder, segments)))
+    return operation(f32x16, (f32x16,), lambda builder, x: build_gelu_near(builder, [x], gelu_near_constants(builder, segments))[0])
 
 
 gelu_near = _near(GELU_NEAR)

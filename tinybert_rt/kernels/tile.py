@@ -193,12 +193,32 @@ def int8_tile(most: int, columns: int) -> Any:
 
 
 def _dequantize(
-    builder: Any, product: ir.Value, zero: ir.Value, sums: ir.Value, scale: ir.Value, scales: ir.Value, shift: ir.Value
-) -> ir.Value:
-    """scale·scales·(product − zero·sums) + shift; product: i32x16, zero: address of a float32, the others f32x16, sums integers."""
-    zeros = _spread(builder, zero, 0, 1, F32X16, 4)
-    difference = lowering.fma_of_integers(builder, builder.fneg(zeros), sums, builder.sitofp(product, F32X16))
-    return lowering.fma(builder, difference, builder.fmul(scales, scale), shift)
+    builder: Any,
+    products: list[ir.Value],
+    zeros: list[ir.Value],
+    sums: ir.Value,
+    scales: list[ir.Value],
+    column_scales: ir.Value,
+    shift: ir.Value,
+) -> list[ir.Value]:
+    """scale·column_scales·(product − zero·sums) + shift of each of some products i32x16; sums: integers in an f32x16.
+
+    zeros, scales: addresses of a float32 for each product.
+
+    The products go through each step together: one behind the other they would fill the processor's queues with operations that wait.
+    """
+    floats = [builder.sitofp(product, F32X16) for product in products]
+    floats = [
+        lowering.fma_of_integers(builder, builder.fneg(_spread(builder, zero, 0, 1, F32X16, 4)), sums, value)
+        for zero, value in zip(zeros, floats, strict=True)
+    ]
+    factors = [builder.fmul(column_scales, _spread(builder, scale, 0, 1, F32X16, 4)) for scale in scales]
+    return [lowering.fma(builder, value, factor, shift) for value, factor in zip(floats, factors, strict=True)]
+
+
+def _offsets_of(builder: Any, address: ir.Value, count: int) -> list[ir.Value]:
+    """The addresses of `count` values of 32 bits."""
+    return [_index(builder, address, 4 * i) for i in range(count)]
 
 
 AS_IT_IS, ADD_RESIDUAL, THROUGH_GELU, THROUGH_GELU_TANH = range(4)
@@ -247,37 +267,43 @@ def int8_linear_tile(most: int, columns: int) -> Any:
         def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             rows, *operands, finish, scales, zeros, weight_scale, column_sum, bias, out, out_stride, residual, offsets = arguments[:-2]
 
-            def finish_all(sums: _Values, last_step: Callable[[ir.Value, ir.Value], ir.Value]) -> None:
+            def finish_all(sums: _Values, last_step: Callable[[list[ir.Value], list[ir.Value]], list[ir.Value]]) -> None:
                 apart = _offsets(builder, ir.Constant(I64, 0), out_stride, len(sums))
+                row_zeros = _offsets_of(builder, zeros, len(sums))
+                row_scales = _offsets_of(builder, scales, len(sums))
                 for j in range(columns):
                     weight_scales = load(builder, _index(builder, weight_scale, 64 * j), F32X16)
                     column_sums = builder.sitofp(load(builder, _index(builder, column_sum, 64 * j), I32X16), F32X16)
                     biases = load(builder, _index(builder, bias, 64 * j), F32X16)
                     offset = builder.load(address_to_pointer(builder, _index(builder, offsets, 8 * j), I64), align=8)
-                    for r, row in enumerate(sums):
-                        scale = _spread(builder, _index(builder, scales, 4 * r), 0, 1, F32X16, 4)
-                        value = _dequantize(builder, row[j], _index(builder, zeros, 4 * r), column_sums, scale, weight_scales, biases)
-                        place = builder.add(offset, apart[r])
-                        store(builder, builder.add(out, place), last_step(value, place))
+                    products = [row[j] for row in sums]
+                    values = _dequantize(builder, products, row_zeros, column_sums, row_scales, weight_scales, biases)
+                    places = [builder.add(offset, each) for each in apart]
+                    for value, place in zip(last_step(values, places), places, strict=True):
+                        store(builder, builder.add(out, place), value)
 
             def emit(height: int) -> None:
                 sums = _int8_sums(builder, height, columns, operands, arguments[-2:])
 
                 def through(segments: Segments) -> None:
                     constants = gelu_near_constants(builder, segments)
-                    finish_all(sums, lambda value, place: build_gelu_near(builder, value, constants))
+                    finish_all(sums, lambda values, places: build_gelu_near(builder, values, constants))
+
+                def plus_residual(values: list[ir.Value], places: list[ir.Value]) -> list[ir.Value]:
+                    more = [load(builder, builder.add(residual, place), F32X16) for place in places]
+                    return [builder.fadd(value, each) for value, each in zip(values, more, strict=True)]
 
                 with builder.if_else(_equals(builder, finish, THROUGH_GELU)) as (then, otherwise):
                     with then:
                         through(GELU_NEAR)
                     with otherwise, builder.if_else(_equals(builder, finish, ADD_RESIDUAL)) as (then, otherwise):
                         with then:
-                            finish_all(sums, lambda value, place: builder.fadd(value, load(builder, builder.add(residual, place), F32X16)))
+                            finish_all(sums, plus_residual)
                         with otherwise, builder.if_else(_equals(builder, finish, THROUGH_GELU_TANH)) as (then, otherwise):
                             with then:
                                 through(GELU_TANH_NEAR)
                             with otherwise:
-                                finish_all(sums, lambda value, place: value)
+                                finish_all(sums, lambda values, places: values)
 
             _for_each_height(builder, rows, most, emit)
             return context.get_dummy_value()
@@ -333,9 +359,9 @@ def int8_scores_tile(most: int, columns: int) -> Any:
                 largest = [load(builder, _index(builder, tops, 64 * r), F32X16) for r in range(len(products))]
                 for j in range(columns):
                     sums, scales, shifts = (load(builder, _index(builder, table, 64 * j), F32X16) for table in tables)
-                    for r, row in enumerate(products):
-                        factor = _spread(builder, _index(builder, factors, 4 * r), 0, 1, F32X16, 4)
-                        value = _dequantize(builder, row[j], _index(builder, zeros, 4 * r), sums, factor, scales, shifts)
+                    row_zeros, row_factors = (_offsets_of(builder, each, len(products)) for each in (zeros, factors))
+                    values = _dequantize(builder, [row[j] for row in products], row_zeros, sums, row_factors, scales, shifts)
+                    for r, value in enumerate(values):
                         if plus:
                             more = load(builder, _index(builder, added_rows[r], 64 * j), F32X16)
                             value = lowering.fma(builder, more, lowering.splat(builder, added_factor, F32X16), value)
