@@ -110,6 +110,21 @@ def test_the_same_bytes_on_every_level_with_any_threads_and_neighbours(dtype: st
                 assert alone.tobytes() == first[i].tobytes(), (level, threads, i)
 
 
+@pytest.mark.parametrize("name", ["tiny", "head-of-26", "odd"])
+@pytest.mark.parametrize("dtype", ["int8", "f32"])
+def test_vectors_of_first_tokens_are_those_of_hidden_states(name: str, dtype: str, tmp_path: Path) -> None:
+    """The last layer is then computed for first tokens only; for hidden states, it is for all."""
+    write_checkpoint(tmp_path, **CONFIGS[name], pooling="cls", normalize=False)
+    path = convert(tmp_path, dtype)
+    for lengths in (LENGTHS, [1], [80]):
+        ids, offsets, types = ragged(lengths, 100)
+        expected = tb.load(path, threads=1).encode_ids(ids, offsets, types, hidden_states=True)[offsets[:-1]]
+        for level in LEVELS:
+            for threads in (1, 2, 3):
+                got = tb.load(path, threads=threads, isa=level).encode_ids(ids, offsets, types)
+                assert got.tobytes() == expected.tobytes(), (level, threads, lengths)
+
+
 def test_more_workers_than_a_text_has_rows_for(tmp_path: Path) -> None:
     """Eight workers share the columns of 80 rows, in two turns of the inner rows, and have rows of their own from 128 on."""
     write_checkpoint(tmp_path, max_position_embeddings=200)

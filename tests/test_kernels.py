@@ -197,7 +197,7 @@ def test_attention_head(kernels: Functions, tokens: int, head_size: int) -> None
     scratch = np.full(size + 64, np.nan, np.float32)
     scratch[size:] = 7.0
     scale = float(np.float32(1 / np.sqrt(head_size)))
-    kernels("attention_head", at(q), at(k), at(v), tokens, width, scale, 0, 0, at(out), width * 4, at(scratch), padded)
+    kernels("attention_head", at(q), tokens, at(k), at(v), tokens, width, scale, 0, 0, at(out), width * 4, at(scratch), padded)
     q64, k64, v64 = (array[:tokens].astype(np.float64) for array in (q, k, v))
     scores = q64 @ k64.T * scale
     weights = np.exp(scores - scores.max(1, keepdims=True))
@@ -249,7 +249,7 @@ def test_attention_head_int8(kernels: Functions, tokens: int, head_size: int, mo
     scale = float(np.float32(1 / np.sqrt(head_size)))
     added = random(tokens, padded, scale=3.0) if more else np.zeros((tokens, padded), np.float32)
     more_at = at(added) if more else 0
-    kernels("attention_head_int8", at(q), at(k), at(v), tokens, width, scale, more_at, padded * 4, at(out), width * 4, at(scratch))
+    kernels("attention_head_int8", at(q), tokens, at(k), at(v), tokens, width, scale, more_at, padded * 4, at(out), width * 4, at(scratch))
     assert (scratch[-64:] == 255).all(), "the kernel wrote behind its scratch"
     q64, k64, v64 = (array[:tokens].astype(np.float64) for array in (q, k, v))
     scores = (q64 @ k64.T + added[:, :tokens]) * scale
@@ -274,10 +274,10 @@ def test_attention_int8_is_its_integers(kernels: Functions) -> None:
     v[:tokens, 0] = 64
     out = np.zeros((tokens, width), np.float32)
     scratch = aligned(kernels("attention_int8_bytes", 48, width), 0)
-    kernels("attention_head_int8", at(q), at(k), at(v), tokens, width, 1.0, 0, 0, at(out), width * 4, at(scratch))
+    kernels("attention_head_int8", at(q), tokens, at(k), at(v), tokens, width, 1.0, 0, 0, at(out), width * 4, at(scratch))
     assert np.abs(out - v[:tokens].astype(np.float64).mean(0)).max() < 64 * 8e-5, "the relative error of exp2_levels"
     q[:tokens, 3], k[5, 3] = 255.0, 127.0
-    kernels("attention_head_int8", at(q), at(k), at(v), tokens, width, 1.0, 0, 0, at(out), width * 4, at(scratch))
+    kernels("attention_head_int8", at(q), tokens, at(k), at(v), tokens, width, 1.0, 0, 0, at(out), width * 4, at(scratch))
     assert np.abs(out - v[5]).max() < 64 * 8e-5
 
 
@@ -288,5 +288,5 @@ def test_attention_int8_of_infinite_values_is_infinite(kernels: Functions, which
     heads[which, 3] = np.inf
     out = np.zeros((7, 32), np.float32)
     scratch = aligned(kernels("attention_int8_bytes", 16, 32), 0)
-    kernels("attention_head_int8", *(at(each) for each in heads), 7, 32, 0.17, 0, 0, at(out), 128, at(scratch))
+    kernels("attention_head_int8", at(heads[0]), 7, at(heads[1]), at(heads[2]), 7, 32, 0.17, 0, 0, at(out), 128, at(scratch))
     assert not np.isfinite(out).any()

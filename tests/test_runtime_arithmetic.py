@@ -141,7 +141,9 @@ def test_a_head_of_attention_is_the_kernels(kernels: Functions, tokens: int, hea
     out = np.zeros((tokens, width), np.float32)
     scratch = aligned(kernels("attention_int8_bytes", padded, width), 255)
     scale = float(np.float32(1) / np.sqrt(np.float32(head_size)))
-    kernels("attention_head_int8", *(at(each) for each in heads), tokens, width, scale, 0, 0, at(out), width * 4, at(scratch))
+    kernels(
+        "attention_head_int8", at(heads[0]), tokens, at(heads[1]), at(heads[2]), tokens, width, scale, 0, 0, at(out), width * 4, at(scratch)
+    )
     text = torch.from_numpy(heads[:, None, None, :tokens, :head_size])
     behind = torch.full((3, 1, 1, 150, head_size), 3.0)
     mask = torch.arange(tokens + 150)[None, None, None] < tokens

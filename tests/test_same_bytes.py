@@ -54,16 +54,18 @@ def test_every_level_gives_the_same_bytes() -> None:
         heads = random(3, 128, 32)
         context = np.empty((37, 32), np.float32)
         scratch = np.zeros(kernels("attention_bytes", 64, 32) // 4, np.float32)
-        kernels("attention_head", at(heads[0]), at(heads[1]), at(heads[2]), 37, 32, 0.17, 0, 0, at(context), 128, at(scratch), 64)
+        kernels("attention_head", at(heads[0]), 37, at(heads[1]), at(heads[2]), 37, 32, 0.17, 0, 0, at(context), 128, at(scratch), 64)
         results += [y, product, q, scales, zeros, context]
         for tokens, width in ((37, 32), (130, 16), (300, 80)):
             heads = random(3, 304, width)
             context = np.empty((tokens, width), np.float32)
             scratch = aligned(kernels("attention_int8_bytes", 304, width), 0)
-            operands = [at(each) for each in heads]
+            queries, *others = (at(each) for each in heads)
             added = random(tokens, 304, scale=2.0)
             for more in (0, at(added)):
-                kernels("attention_head_int8", *operands, tokens, width, 0.17, more, 304 * 4, at(context), width * 4, at(scratch))
+                kernels(
+                    "attention_head_int8", queries, tokens, *others, tokens, width, 0.17, more, 304 * 4, at(context), width * 4, at(scratch)
+                )
                 results.append(context.copy())
         results += outputs_of_linear_layers(kernels, q, scales, zeros)
         y, other = np.empty_like(x), np.empty_like(x)

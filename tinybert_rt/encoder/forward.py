@@ -9,117 +9,26 @@ from __future__ import annotations
 import numpy as np
 
 from tinybert_rt.encoder.heads import apply_head
-from tinybert_rt.encoder.inside import keep_attentions, keep_states
+from tinybert_rt.encoder.inside import keep_states
+from tinybert_rt.encoder.layer import last_layer_of_firsts, layer, linear, norm_rows, quantize, rows_apart, rows_for, target_rows
 from tinybert_rt.encoder.masked import asks_for_masked, predict_masked
-from tinybert_rt.encoder.structs import (
-    ATTENTION,
-    ATTENTION_OUTPUT,
-    EMBED,
-    FFN_IN,
-    FFN_OUT,
-    NO_STAGE,
-    NORM,
-    POOL,
-    QKV,
-    QUANTIZE_CONTEXT,
-    QUANTIZE_INNER,
-    ROWS_APART,
-)
+from tinybert_rt.encoder.structs import EMBED, NO_STAGE, NORM, POOL
 from tinybert_rt.encoder.team import meet, share
 from tinybert_rt.errors import NonFiniteResultError
-from tinybert_rt.format.layout import POOLINGS, WEIGHT_DTYPES
-from tinybert_rt.kernels.attention import attention_head
-from tinybert_rt.kernels.attention_int8 import attention_head_int8
-from tinybert_rt.kernels.attention_relative import relative_scores, score_stride
+from tinybert_rt.format.layout import HEADS, POOLINGS, WEIGHT_DTYPES
 from tinybert_rt.kernels.convolution import add_row, sum_taps
-from tinybert_rt.kernels.jit import inline, kernel
-from tinybert_rt.kernels.linear import PLAIN, RESIDUAL, linear_float, linear_int8
+from tinybert_rt.kernels.jit import kernel
+from tinybert_rt.kernels.linear import PLAIN
 from tinybert_rt.kernels.memory import load_f32, load_i32, load_i64, load_u8, store_f32, store_i64
-from tinybert_rt.kernels.panels import FLOAT_COLUMNS, INT8_COLUMNS
 from tinybert_rt.kernels.probabilities import activate_row
-from tinybert_rt.kernels.rows import (
-    embed_row,
-    is_finite_row,
-    layer_norm_rows,
-    normalize_row,
-    pool_first,
-    pool_max,
-    pool_mean,
-    quantize_rows,
-)
-from tinybert_rt.kernels.vector import sqrt_f32
+from tinybert_rt.kernels.rows import embed_row, is_finite_row, normalize_row, pool_first, pool_max, pool_mean
 
 _INT8 = WEIGHT_DTYPES["int8"]
 _CLS = POOLINGS["cls"]
 _MEAN = POOLINGS["mean"]
+_OF_TEXTS = HEADS["sequence_classification"]
 _NON_FINITE = NonFiniteResultError.code
 _F = np.float32
-
-
-@inline
-def _linear(session, local, x, x_stride, scales, zeros, rows, weights, target, epilogue, rank, team):  # type: ignore[no-untyped-def]
-    """This worker's share of the columns of a linear layer, int8 or float as its weights are; `rank` is its number in the team."""
-    tile = local.tile
-    blocks = weights.outputs >> 4
-    if weights.scale != 0:
-        first, last = share(blocks // INT8_COLUMNS, rank, team)
-        linear_int8(x, x_stride, scales, zeros, rows, weights, first * INT8_COLUMNS, last * INT8_COLUMNS, target, epilogue, tile)
-    else:
-        first, last = share(blocks // FLOAT_COLUMNS, rank, team)
-        linear_float(x, x_stride, rows, weights, first * FLOAT_COLUMNS, last * FLOAT_COLUMNS, target, epilogue, tile)
-
-
-@inline
-def _rows_for(weights, x, x_stride, q, q_stride, row):  # type: ignore[no-untyped-def]
-    """Row number `row` in the form that a linear layer reads, u8 of q or float32 of x: address, bytes from row to row."""
-    if weights.scale != 0:
-        return q + row * q_stride, q_stride
-    return x + row * x_stride, x_stride
-
-
-@inline
-def _target_rows(target, out, width, residual, row):  # type: ignore[no-untyped-def]
-    """Rows of `width` from number `row` on, of the outputs at `out` and the residual, if any."""
-    target.out = out + row * width * 4
-    target.residual = residual + row * width * 4
-    target.row_stride = width * 4
-    target.part_blocks = width >> 4
-    target.part_stride = 0
-    target.group_blocks = width >> 4
-    target.group_stride = 0
-
-
-@inline
-def _target_heads(target, session, out, rows, row):  # type: ignore[no-untyped-def]
-    target.out = out + row * session.head_width * 4
-    target.residual = 0
-    target.row_stride = session.head_width * 4
-    target.part_blocks = session.context_width >> 4
-    target.part_stride = session.head_slots * rows * session.head_width * 4
-    target.group_blocks = session.head_width >> 4
-    target.group_stride = rows * session.head_width * 4
-
-
-@inline
-def _quantize_rows(local, x, width, part, q_width, first, last):  # type: ignore[no-untyped-def]
-    rows = x + first * width * 4
-    q = part.q + first * q_width
-    quantize_rows(rows, width * 4, last - first, width, q, q_width, part.scales + 4 * first, part.zeros + 4 * first, local.tile)
-
-
-@kernel
-def _norm_rows(session, local, x, size, width, part, norm, first, last):  # type: ignore[no-untyped-def]
-    """Layer normalization of rows of x in place, and, in int8 files, their quantization while they are in the cache.
-
-    Then a linear layer behind them may be int8 or float32, whichever it is.
-    """
-    model = session.model
-    q_width = session.q_width
-    rows = x + first * width * 4
-    q = part.q + first * q_width if model.weight_dtype == _INT8 else 0
-    scales = part.scales + 4 * first
-    zeros = part.zeros + 4 * first
-    layer_norm_rows(rows, width * 4, last - first, size, width, norm, model.layer_norm_eps, q, q_width, scales, zeros, local.tile)
 
 
 @kernel
@@ -144,9 +53,9 @@ def _embed(session, request, part, x, first, last):  # type: ignore[no-untyped-d
 def _project(session, local, part, rows, worker, workers):  # type: ignore[no-untyped-def]
     """Normalized embeddings in part.heads and part.q into hidden states in part.x (ELECTRA, ALBERT)."""
     model = session.model
-    x, x_stride = _rows_for(model.embedding_project, part.heads, model.embedding_width * 4, part.q, session.q_width, 0)
-    _target_rows(local.target, part.x, model.hidden_width, 0, 0)
-    _linear(session, local, x, x_stride, part.scales, part.zeros, rows, model.embedding_project, local.target, PLAIN, worker, workers)
+    x, x_stride = rows_for(model.embedding_project, part.heads, model.embedding_width * 4, part.q, session.q_width, 0)
+    target_rows(local.target, part.x, model.hidden_width, 0, 0)
+    linear(local, x, x_stride, part.scales, part.zeros, rows, model.embedding_project, local.target, PLAIN, worker, workers)
     meet(session, local, workers, EMBED)
 
 
@@ -155,11 +64,11 @@ def _convolve(session, local, part, rows, worker, workers):  # type: ignore[no-u
     """The convolution of the embeddings, through its activation, to part.convolved (DeBERTa v2: He et al. 2021, its released code)."""
     model = session.model
     width = model.hidden_width
-    x, x_stride = _rows_for(model.convolution, part.x, width * 4, part.q, session.q_width, 0)
+    x, x_stride = rows_for(model.convolution, part.x, width * 4, part.q, session.q_width, 0)
     target = local.target
-    _target_rows(target, part.heads, width, 0, 0)
+    target_rows(target, part.heads, width, 0, 0)
     target.part_stride = rows * width * 4
-    _linear(session, local, x, x_stride, part.scales, part.zeros, rows, model.convolution, target, PLAIN, worker, workers)
+    linear(local, x, x_stride, part.scales, part.zeros, rows, model.convolution, target, PLAIN, worker, workers)
     meet(session, local, workers, EMBED)
     first, last = share(rows, worker, workers)
     for text in range(part.last_text - part.first_text):
@@ -180,128 +89,36 @@ def _add_convolution(session, local, part, rows, worker, workers):  # type: igno
     first, last = share(rows, worker, workers)
     for row in range(first, last):
         add_row(part.x + row * width * 4, part.convolved + row * width * 4, width)
-    _norm_rows(session, local, part.x, model.hidden_size, width, part, model.convolution_norm, first, last)
+    norm_rows(session, local, part.x, model.hidden_size, width, part, model.convolution_norm, first, last)
     meet(session, local, workers, NORM)
 
 
 @kernel
-def _attend(session, local, part, layer, rows, worker, workers):  # type: ignore[no-untyped-def]
-    """This worker's (text, head) pairs, on int8 or float32 products as `attention.qkv` is; tables of positions are as the file is."""
-    model = session.model
-    head_width = session.head_width
-    part_bytes = session.head_slots * rows * head_width * 4
-    context_stride = session.context_width * 4
-    int8_tables = model.weight_dtype == _INT8
-    scale = _F(1.0) / sqrt_f32(_F(model.head_size * model.score_parts))
-    units = (part.last_text - part.first_text) * model.num_heads
-    for unit in range(worker, units, workers):
-        text = unit // model.num_heads
-        head = unit - text * model.num_heads
-        start = load_i64(part.row_starts + 8 * text)
-        tokens = load_i64(part.row_starts + 8 * (text + 1)) - start
-        queries = part.heads + (head * rows + start) * head_width * 4
-        keys = queries + part_bytes
-        values = keys + part_bytes
-        out = part.context + start * context_stride + head * head_width * 4
-        added = np.int64(0)
-        added_stride = score_stride(tokens) * 4
-        if model.relative_span != 0:
-            added = relative_scores(model, layer, head, queries, keys, tokens, head_width, int8_tables, local.relative)
-        scratch = local.attention
-        if layer.qkv.scale != 0:
-            attention_head_int8(queries, keys, values, tokens, head_width, scale, added, added_stride, out, context_stride, scratch)
-        else:
-            most = session.attention_tokens
-            attention_head(queries, keys, values, tokens, head_width, scale, added, added_stride, out, context_stride, scratch, most)
-
-
-@inline
-def rows_apart(rows, workers):  # type: ignore[no-untyped-def]
-    """Whether workers take rows of their own instead of sharing the columns of each linear layer."""
-    return workers > 1 and rows >= ROWS_APART * workers
+def _asks_for_firsts(model, request):  # type: ignore[no-untyped-def]
+    """Whether of the last layer the states of texts' first tokens are all that is wanted: for their vectors, or labels of texts."""
+    if request.hidden != 0 or request.layers != 0 or request.attentions != 0 or asks_for_masked(request):
+        return False
+    if request.scores != 0 and model.head != _OF_TEXTS:
+        return False
+    if request.out != 0 and model.pooling != _CLS:
+        return False
+    # What the convolution adds behind the first layer is of all tokens.
+    return (request.scores != 0 or request.out != 0) and (model.conv_kernel == 0 or model.num_layers > 1)
 
 
 @kernel
-def _layer(session, request, local, part, index, rows, worker, workers):  # type: ignore[no-untyped-def]
-    """Encoder layer number `index`; part.x and its quantized form are input and output.
+def _finish_text(session, request, part, local, text, firsts):  # type: ignore[no-untyped-def]
+    """Pool one text's rows, cut to request.dim, normalize, and write; also its hidden states and scores where they are asked for.
 
-    With many rows, each worker takes its own through everything but attention, and all meet before and after that. With few,
-    a team shares the columns of each linear layer, so that each weight is read by one worker, and meets after every step.
+    firsts: part.x has only the first row of each text, see `last_layer_of_firsts`.
     """
-    model = session.model
-    layer = model.layers[index]
-    target = local.target
-    width = model.hidden_width
-    q_width = session.q_width
-    row, end, rank, team = np.int64(0), rows, worker, workers
-    first, last = share(rows, worker, workers)
-    inner = part
-    if rows_apart(rows, workers):
-        row, end, rank, team = first, last, np.int64(0), np.int64(1)
-        inner = session.slices[worker]
-
-    x, x_stride = _rows_for(layer.qkv, part.x, width * 4, part.q, q_width, row)
-    scales = part.scales + 4 * row
-    zeros = part.zeros + 4 * row
-    _target_heads(target, session, part.heads, rows, row)
-    _linear(session, local, x, x_stride, scales, zeros, end - row, layer.qkv, target, PLAIN, rank, team)
-    meet(session, local, workers, QKV)
-    if request.attentions != 0:
-        keep_attentions(session, request, local, part, layer, index, rows, worker, workers)
-    _attend(session, local, part, layer, rows, worker, workers)
-    meet(session, local, workers, ATTENTION)
-
-    context_width = session.context_width
-    if layer.attention_output.scale != 0:
-        _quantize_rows(local, part.context, context_width, part, q_width, first, last)
-        meet(session, local, team, QUANTIZE_CONTEXT)
-    context, context_stride = _rows_for(layer.attention_output, part.context, context_width * 4, part.q, q_width, row)
-    _target_rows(target, part.x, width, part.x, row)
-    _linear(session, local, context, context_stride, scales, zeros, end - row, layer.attention_output, target, RESIDUAL, rank, team)
-    meet(session, local, team, ATTENTION_OUTPUT)
-    _norm_rows(session, local, part.x, model.hidden_size, width, part, layer.attention_norm, first, last)
-    meet(session, local, team, NORM)
-
-    inner_width = model.intermediate_width
-    inner_x, inner_stride = _rows_for(layer.ffn_out, inner.inner, inner_width * 4, inner.inner_q, inner_width, 0)
-    for begin in range(row, end, session.inner_rows):
-        count = min(session.inner_rows, end - begin)
-        x, x_stride = _rows_for(layer.ffn_in, part.x, width * 4, part.q, q_width, begin)
-        scales = part.scales + 4 * begin
-        zeros = part.zeros + 4 * begin
-        _target_rows(target, inner.inner, inner_width, 0, 0)
-        _linear(session, local, x, x_stride, scales, zeros, count, layer.ffn_in, target, model.activation, rank, team)
-        meet(session, local, team, FFN_IN)
-        if layer.ffn_out.scale != 0:
-            _quantize_inner(inner, local, inner_width, count, rank, team)
-            meet(session, local, team, QUANTIZE_INNER)
-        _target_rows(target, part.x, width, part.x, begin)
-        scales = inner.inner_scales
-        zeros = inner.inner_zeros
-        _linear(session, local, inner_x, inner_stride, scales, zeros, count, layer.ffn_out, target, RESIDUAL, rank, team)
-        meet(session, local, team, FFN_OUT)
-    _norm_rows(session, local, part.x, model.hidden_size, width, part, layer.ffn_norm, first, last)
-    meet(session, local, team, NORM)
-
-
-@inline
-def _quantize_inner(inner, local, width, rows, rank, team):  # type: ignore[no-untyped-def]
-    first, last = share(rows, rank, team)
-    x = inner.inner + first * width * 4
-    scales = inner.inner_scales + 4 * first
-    quantize_rows(
-        x, width * 4, last - first, width, inner.inner_q + first * width, width, scales, inner.inner_zeros + 4 * first, local.tile
-    )
-
-
-@kernel
-def _finish_text(session, request, part, local, text):  # type: ignore[no-untyped-def]
-    """Pool one text's rows, cut to request.dim, normalize, and write; also its hidden states and scores where they are asked for."""
     model = session.model
     pooled = local.pooled
     width = model.hidden_width
     start = load_i64(part.row_starts + 8 * text)
     tokens = load_i64(part.row_starts + 8 * (text + 1)) - start
+    if firsts:
+        start, tokens = text, np.int64(1)
     item = part.first_text + text
     x = part.x + start * width * 4
     for row in range(tokens):
@@ -359,19 +176,23 @@ def forward(session, request, part, local, first_text, last_text, worker, worker
     first, last = share(rows, worker, workers)
     x = part.heads if model.projected != 0 else part.x
     _embed(session, request, part, x, first, last)
-    _norm_rows(session, local, x, model.embedding_size, model.embedding_width, part, model.embedding_norm, first, last)
+    norm_rows(session, local, x, model.embedding_size, model.embedding_width, part, model.embedding_norm, first, last)
     meet(session, local, workers, EMBED)
     if model.projected != 0:
         _project(session, local, part, rows, worker, workers)
         if model.weight_dtype == _INT8:
-            _quantize_rows(local, part.x, model.hidden_width, part, session.q_width, first, last)
+            quantize(local, part.x, model.hidden_width, part, session.q_width, first, last)
         meet(session, local, workers, EMBED)
     if model.conv_kernel != 0:
         _convolve(session, local, part, rows, worker, workers)
     if request.layers != 0:
         keep_states(session, request, part, np.int64(0), first, last)
+    firsts = _asks_for_firsts(model, request)
     for index in range(model.num_layers):
-        _layer(session, request, local, part, index, rows, worker, workers)
+        if firsts and index + 1 == model.num_layers:
+            last_layer_of_firsts(session, local, part, index, rows, worker, workers)
+            break
+        layer(session, request, local, part, index, rows, worker, workers)
         if index == 0 and model.conv_kernel != 0:
             _add_convolution(session, local, part, rows, worker, workers)
         if request.layers != 0:
@@ -381,5 +202,5 @@ def forward(session, request, part, local, first_text, last_text, worker, worker
     if asks_for_masked(request):
         predict_masked(session, request, part, local, worker, workers)
     for text in range(worker, last_text - first_text, workers):
-        _finish_text(session, request, part, local, text)
+        _finish_text(session, request, part, local, text, firsts)
     meet(session, local, workers, POOL)

@@ -93,8 +93,9 @@ class Few:
         """The results, (count, dim), as an array of their own."""
         vectors: NDArray[np.float32] = self._vectors[count]
         if dim != self.dim:
-            vectors = vectors.reshape(-1)[: count * dim].reshape(count, dim)
-        return vectors.copy()
+            vectors = vectors.ravel()[: count * dim].reshape(count, dim)
+        copied: NDArray[np.float32] = vectors.copy()
+        return copied
 
     def truncated(self, count: int) -> int:
         """How many of the texts were truncated."""

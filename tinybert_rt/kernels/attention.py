@@ -89,14 +89,15 @@ def attention_bytes(max_tokens, head_width):
 
 
 @outlined
-def attention_head(queries, keys, values, tokens, head_width, scale, added, added_stride, out, out_stride, scratch, max_tokens):  # type: ignore[no-untyped-def]
+def attention_head(queries, count, keys, values, tokens, head_width, scale, added, added_stride, out, out_stride, scratch, max_tokens):  # type: ignore[no-untyped-def]
     """context = softmax(scale·(Q·Kᵀ + added))·V for one text and head.
 
     Args:
-        queries, keys, values: float32 [tokens][head_width]; keys are readable up to a multiple of 32 rows.
+        queries: float32 [count][head_width], of the text's first tokens.
+        keys, values: float32 [tokens][head_width]; keys are readable up to a multiple of 32 rows.
         scale: float32, 1/√head_size.
-        added: float32 [tokens] rows added_stride bytes apart, readable up to a multiple of 16 columns; or 0: nothing is added.
-        out: float32 [tokens], rows out_stride bytes apart; head_width values of each are written.
+        added: float32 [count] rows added_stride bytes apart, readable up to a multiple of 16 columns; or 0: nothing is added.
+        out: float32 [count], rows out_stride bytes apart; head_width values of each are written.
         scratch: attention_bytes(max_tokens, head_width); max_tokens ≥ tokens, a multiple of 64.
     """
     key_blocks = (tokens + 16 * NARROW_COLUMNS - 1) // (16 * NARROW_COLUMNS) * NARROW_COLUMNS
@@ -110,9 +111,9 @@ def attention_head(queries, keys, values, tokens, head_width, scale, added, adde
     score_stride = key_blocks * 64
     context_stride = value_blocks * 64
     row = 0
-    while row < tokens:
+    while row < count:
         done = float_product(
-            tokens - row,
+            count - row,
             queries + row * row_stride,
             row_stride,
             keys_transposed,

@@ -221,14 +221,15 @@ def attention_int8_bytes(max_tokens, head_width):  # type: ignore[no-untyped-def
 
 
 @outlined
-def attention_head_int8(queries, keys, values, tokens, head_width, scale, added, added_stride, out, out_stride, scratch):  # type: ignore[no-untyped-def]
+def attention_head_int8(queries, count, keys, values, tokens, head_width, scale, added, added_stride, out, out_stride, scratch):  # type: ignore[no-untyped-def]
     """context = softmax(scale·(Q·Kᵀ + added))·V for one text and head.
 
     Args:
-        queries, keys, values: float32 [tokens][head_width], readable up to a multiple of 16 rows.
+        queries: float32 [count][head_width], of the text's first tokens.
+        keys, values: float32 [tokens][head_width], readable up to a multiple of 16 rows.
         scale: float32, 1/√head_size.
-        added: float32 [tokens] rows added_stride bytes apart, readable up to a multiple of 16 columns; or 0: nothing is added.
-        out: float32 [tokens], rows out_stride bytes apart; head_width values of each are written.
+        added: float32 [count] rows added_stride bytes apart, readable up to a multiple of 16 columns; or 0: nothing is added.
+        out: float32 [count], rows out_stride bytes apart; head_width values of each are written.
         scratch: attention_int8_bytes(max_tokens, head_width) for some max_tokens ≥ tokens, 64-byte aligned.
     """
     padded = (tokens + 15) & -16
@@ -250,7 +251,7 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, added,
     block_scratch = take(q, padded * head_width)
     worst = _prepare_keys(keys, tokens, padded, head_width, key_weights, scales, sums, block_scratch)
     worst = max(_prepare_values(values, tokens, padded, head_width, value_weights, shifts, inverse_scales, block_scratch), worst)
-    worst = max(_quantize_queries(queries, tokens, head_width, scale, q, factors, zeros, block_scratch), worst)
+    worst = max(_quantize_queries(queries, count, head_width, scale, q, factors, zeros, block_scratch), worst)
 
     scores = take(block_scratch, _BLOCK_BYTES)
     p = scores + _ROWS * BLOCK * 4
@@ -261,17 +262,17 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, added,
     peaks = sums_of_rows + _ROWS * 64
     totals = peaks + blocks * 64
     row = 0
-    while row < tokens:
-        count = min(INT8_ROWS, tokens - row)
-        done = count
+    while row < count:
+        here = min(INT8_ROWS, count - row)
+        done = here
         for block in range(blocks):
             first = block * BLOCK
             keys_here = min(BLOCK, padded - first)
             score_stride = keys_here * 4
-            for r in range(count):
+            for r in range(here):
                 store_f32x16(tops + 64 * r, splat_f32(_HUGE))
             done = int8_scores(
-                count,
+                here,
                 q + row * head_width,
                 head_width,
                 key_weights + (first >> 4) * groups * 64,
@@ -317,7 +318,7 @@ def attention_head_int8(queries, keys, values, tokens, head_width, scale, added,
         row += done
     if worst > _OVERFLOW:
         # Rounding to 8 bits would make finite numbers of infinite ones; this keeps them infinite up to the check of the result.
-        for r in range(tokens):
+        for r in range(count):
             for i in range(0, stride, 64):
                 store_f32x16(out + r * out_stride + i, splat_f32(_INFINITE))
 

@@ -1,0 +1,280 @@
+"""One layer of the encoder, and the steps that it shares with what comes before (BERT: Devlin et al. 2019, section 3)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinybert_rt.encoder.inside import keep_attentions
+from tinybert_rt.encoder.structs import (
+    ATTENTION,
+    ATTENTION_OUTPUT,
+    FFN_IN,
+    FFN_OUT,
+    NORM,
+    QKV,
+    QUANTIZE_CONTEXT,
+    QUANTIZE_INNER,
+    ROWS_APART,
+)
+from tinybert_rt.encoder.team import meet, share
+from tinybert_rt.format.layout import WEIGHT_DTYPES
+from tinybert_rt.kernels.attention import attention_head
+from tinybert_rt.kernels.attention_int8 import attention_head_int8
+from tinybert_rt.kernels.attention_relative import relative_scores, score_stride
+from tinybert_rt.kernels.jit import inline, kernel
+from tinybert_rt.kernels.linear import PLAIN, RESIDUAL, linear_float, linear_int8
+from tinybert_rt.kernels.memory import load_i64
+from tinybert_rt.kernels.panels import FLOAT_COLUMNS, INT8_COLUMNS
+from tinybert_rt.kernels.probabilities import copy_row
+from tinybert_rt.kernels.rows import layer_norm_rows, quantize_rows
+from tinybert_rt.kernels.vector import sqrt_f32
+
+_INT8 = WEIGHT_DTYPES["int8"]
+_F = np.float32
+
+
+@inline
+def linear(local, x, x_stride, scales, zeros, rows, weights, target, epilogue, rank, team):  # type: ignore[no-untyped-def]
+    """This worker's share of a linear layer; `rank` is its number in the team."""
+    columns(local, x, x_stride, scales, zeros, rows, weights, np.int64(0), weights.outputs, target, epilogue, rank, team)
+
+
+@kernel
+def columns(local, x, x_stride, scales, zeros, rows, weights, begin, end, target, epilogue, rank, team):  # type: ignore[no-untyped-def]
+    """This worker's share of the columns begin … end−1, multiples of 64, of a linear layer, int8 or float as its weights are."""
+    panel = (INT8_COLUMNS if weights.scale != 0 else FLOAT_COLUMNS) * 16
+    first, last = share((end - begin) // panel, rank, team)
+    first, last = (begin + first * panel) >> 4, (begin + last * panel) >> 4
+    if weights.scale != 0:
+        linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, epilogue, local.tile)
+    else:
+        linear_float(x, x_stride, rows, weights, first, last, target, epilogue, local.tile)
+
+
+@inline
+def rows_for(weights, x, x_stride, q, q_stride, row):  # type: ignore[no-untyped-def]
+    """Row number `row` in the form that a linear layer reads, u8 of q or float32 of x: address, bytes from row to row."""
+    if weights.scale != 0:
+        return q + row * q_stride, q_stride
+    return x + row * x_stride, x_stride
+
+
+@inline
+def target_rows(target, out, width, residual, row):  # type: ignore[no-untyped-def]
+    """Rows of `width` from number `row` on, of the outputs at `out` and the residual, if any."""
+    target.out = out + row * width * 4
+    target.residual = residual + row * width * 4
+    target.row_stride = width * 4
+    target.part_blocks = width >> 4
+    target.part_stride = 0
+    target.group_blocks = width >> 4
+    target.group_stride = 0
+
+
+@inline
+def _target_heads(target, session, out, rows, row):  # type: ignore[no-untyped-def]
+    target.out = out + row * session.head_width * 4
+    target.residual = 0
+    target.row_stride = session.head_width * 4
+    target.part_blocks = session.context_width >> 4
+    target.part_stride = session.head_slots * rows * session.head_width * 4
+    target.group_blocks = session.head_width >> 4
+    target.group_stride = rows * session.head_width * 4
+
+
+@inline
+def quantize(local, x, width, part, q_width, first, last):  # type: ignore[no-untyped-def]
+    rows = x + first * width * 4
+    q = part.q + first * q_width
+    quantize_rows(rows, width * 4, last - first, width, q, q_width, part.scales + 4 * first, part.zeros + 4 * first, local.tile)
+
+
+@kernel
+def norm_rows(session, local, x, size, width, part, norm, first, last):  # type: ignore[no-untyped-def]
+    """Layer normalization of rows of x in place, and, in int8 files, their quantization while they are in the cache.
+
+    Then a linear layer behind them may be int8 or float32, whichever it is.
+    """
+    model = session.model
+    q_width = session.q_width
+    rows = x + first * width * 4
+    q = part.q + first * q_width if model.weight_dtype == _INT8 else 0
+    scales = part.scales + 4 * first
+    zeros = part.zeros + 4 * first
+    layer_norm_rows(rows, width * 4, last - first, size, width, norm, model.layer_norm_eps, q, q_width, scales, zeros, local.tile)
+
+
+@kernel
+def _attend(session, local, part, layer, rows, firsts, worker, workers):  # type: ignore[no-untyped-def]
+    """This worker's (text, head) pairs, on int8 or float32 products as `attention.qkv` is; tables of positions are as the file is.
+
+    firsts: 1 if each text has one query, that of its first token, and queries and contexts stand in rows of the texts' numbers; else 0.
+    """
+    model = session.model
+    head_width = session.head_width
+    part_bytes = session.head_slots * rows * head_width * 4
+    context_stride = session.context_width * 4
+    int8_tables = model.weight_dtype == _INT8
+    scale = _F(1.0) / sqrt_f32(_F(model.head_size * model.score_parts))
+    units = (part.last_text - part.first_text) * model.num_heads
+    for unit in range(worker, units, workers):
+        text = unit // model.num_heads
+        head = unit - text * model.num_heads
+        start = load_i64(part.row_starts + 8 * text)
+        tokens = load_i64(part.row_starts + 8 * (text + 1)) - start
+        row, count = start, tokens
+        if firsts != 0:
+            row, count = text, np.int64(1)
+        queries = part.heads + (head * rows + row) * head_width * 4
+        keys = part.heads + (head * rows + start) * head_width * 4 + part_bytes
+        values = keys + part_bytes
+        out = part.context + row * context_stride + head * head_width * 4
+        added = np.int64(0)
+        added_stride = score_stride(tokens) * 4
+        if model.relative_span != 0:
+            added = relative_scores(model, layer, head, queries, keys, tokens, head_width, int8_tables, local.relative)
+        scratch = local.attention
+        if layer.qkv.scale != 0:
+            attention_head_int8(queries, count, keys, values, tokens, head_width, scale, added, added_stride, out, context_stride, scratch)
+        else:
+            most = session.attention_tokens
+            attention_head(queries, count, keys, values, tokens, head_width, scale, added, added_stride, out, context_stride, scratch, most)
+
+
+@inline
+def rows_apart(rows, workers):  # type: ignore[no-untyped-def]
+    """Whether workers take rows of their own instead of sharing the columns of each linear layer."""
+    return workers > 1 and rows >= ROWS_APART * workers
+
+
+@inline
+def _own_rows(rows, worker, workers):  # type: ignore[no-untyped-def]
+    """First and last+1 row of a worker's team, its number there, and the team's size: all workers and rows, or each worker for itself."""
+    if rows_apart(rows, workers):
+        first, last = share(rows, worker, workers)
+        return first, last, np.int64(0), np.int64(1)
+    return np.int64(0), rows, worker, workers
+
+
+@kernel
+def layer(session, request, local, part, index, rows, worker, workers):  # type: ignore[no-untyped-def]
+    """Encoder layer number `index`; part.x and its quantized form are input and output.
+
+    With many rows, each worker takes its own through everything but attention, and all meet before and after that. With few,
+    a team shares the columns of each linear layer, so that each weight is read by one worker, and meets after every step.
+    """
+    weights = session.model.layers[index]
+    row, end, rank, team = _own_rows(rows, worker, workers)
+    inner = part
+    if rows_apart(rows, workers):
+        inner = session.slices[worker]
+    _project_heads(session, local, part, weights, np.int64(0), rows, row, end, rank, team)
+    meet(session, local, workers, QKV)
+    if request.attentions != 0:
+        keep_attentions(session, request, local, part, weights, index, rows, worker, workers)
+    _attend(session, local, part, weights, rows, np.int64(0), worker, workers)
+    meet(session, local, workers, ATTENTION)
+    _behind_attention(session, local, part, inner, weights, row, end, rank, team)
+
+
+@kernel
+def last_layer_of_firsts(session, local, part, index, rows, worker, workers):  # type: ignore[no-untyped-def]
+    """As `layer`, for the first token of each text alone, where nobody asks for the other tokens' states.
+
+    Keys and values are those of all tokens. Row number t of part.x becomes the state of text number t.
+    """
+    weights = session.model.layers[index]
+    texts = part.last_text - part.first_text
+    row, end, rank, team = _own_rows(rows, worker, workers)
+    _project_heads(session, local, part, weights, session.context_width, rows, row, end, rank, team)
+    meet(session, local, workers, QKV)
+    if worker == 0:
+        _gather_firsts(session, part, texts)
+    meet(session, local, workers, QKV)
+    queries, q_stride = rows_for(weights.qkv, part.x, session.model.hidden_width * 4, part.q, session.q_width, np.int64(0))
+    _target_heads(local.target, session, part.heads, rows, np.int64(0))
+    end = session.context_width
+    columns(local, queries, q_stride, part.scales, part.zeros, texts, weights.qkv, np.int64(0), end, local.target, PLAIN, worker, workers)
+    meet(session, local, workers, QKV)
+    _attend(session, local, part, weights, rows, np.int64(1), worker, workers)
+    meet(session, local, workers, ATTENTION)
+    _behind_attention(session, local, part, part, weights, np.int64(0), texts, worker, workers)
+
+
+@kernel
+def _gather_firsts(session, part, texts):  # type: ignore[no-untyped-def]
+    """Row number t of part.x and its quantized form becomes that of the first token of text number t."""
+    width = session.model.hidden_width
+    for text in range(1, texts):
+        row = load_i64(part.row_starts + 8 * text)
+        copy_row(part.x + row * width * 4, part.x + text * width * 4, width)
+        copy_row(part.q + row * session.q_width, part.q + text * session.q_width, session.q_width >> 2)
+        copy_row(part.scales + 4 * row, part.scales + 4 * text, 1)
+        copy_row(part.zeros + 4 * row, part.zeros + 4 * text, 1)
+
+
+@inline
+def _project_heads(session, local, part, weights, begin, rows, row, end, rank, team):  # type: ignore[no-untyped-def]
+    """Queries, keys and values of the rows from `row` to `end`, those in columns from `begin` on, to part.heads."""
+    x, x_stride = rows_for(weights.qkv, part.x, session.model.hidden_width * 4, part.q, session.q_width, row)
+    scales = part.scales + 4 * row
+    zeros = part.zeros + 4 * row
+    target = local.target
+    _target_heads(target, session, part.heads, rows, row)
+    columns(local, x, x_stride, scales, zeros, end - row, weights.qkv, begin, weights.qkv.outputs, target, PLAIN, rank, team)
+
+
+@kernel
+def _behind_attention(session, local, part, inner, layer, row, end, rank, team):  # type: ignore[no-untyped-def]
+    """The rest of a layer for the rows from `row` to `end`, by a team in which this worker is number `rank`.
+
+    inner: the Slice whose buffers of the inner layer the team has for itself.
+    """
+    model = session.model
+    target = local.target
+    width = model.hidden_width
+    q_width = session.q_width
+    context_width = session.context_width
+    first, last = share(end - row, rank, team)
+    first, last = row + first, row + last
+
+    if layer.attention_output.scale != 0:
+        quantize(local, part.context, context_width, part, q_width, first, last)
+        meet(session, local, team, QUANTIZE_CONTEXT)
+    context, context_stride = rows_for(layer.attention_output, part.context, context_width * 4, part.q, q_width, row)
+    target_rows(target, part.x, width, part.x, row)
+    scales = part.scales + 4 * row
+    zeros = part.zeros + 4 * row
+    linear(local, context, context_stride, scales, zeros, end - row, layer.attention_output, target, RESIDUAL, rank, team)
+    meet(session, local, team, ATTENTION_OUTPUT)
+    norm_rows(session, local, part.x, model.hidden_size, width, part, layer.attention_norm, first, last)
+    meet(session, local, team, NORM)
+
+    inner_width = model.intermediate_width
+    inner_x, inner_stride = rows_for(layer.ffn_out, inner.inner, inner_width * 4, inner.inner_q, inner_width, 0)
+    for begin in range(row, end, session.inner_rows):
+        count = min(session.inner_rows, end - begin)
+        x, x_stride = rows_for(layer.ffn_in, part.x, width * 4, part.q, q_width, begin)
+        scales = part.scales + 4 * begin
+        zeros = part.zeros + 4 * begin
+        target_rows(target, inner.inner, inner_width, 0, 0)
+        linear(local, x, x_stride, scales, zeros, count, layer.ffn_in, target, model.activation, rank, team)
+        meet(session, local, team, FFN_IN)
+        if layer.ffn_out.scale != 0:
+            _quantize_inner(inner, local, inner_width, count, rank, team)
+            meet(session, local, team, QUANTIZE_INNER)
+        target_rows(target, part.x, width, part.x, begin)
+        linear(local, inner_x, inner_stride, inner.inner_scales, inner.inner_zeros, count, layer.ffn_out, target, RESIDUAL, rank, team)
+        meet(session, local, team, FFN_OUT)
+    norm_rows(session, local, part.x, model.hidden_size, width, part, layer.ffn_norm, first, last)
+    meet(session, local, team, NORM)
+
+
+@inline
+def _quantize_inner(inner, local, width, rows, rank, team):  # type: ignore[no-untyped-def]
+    first, last = share(rows, rank, team)
+    x = inner.inner + first * width * 4
+    scales = inner.inner_scales + 4 * first
+    quantize_rows(
+        x, width * 4, last - first, width, inner.inner_q + first * width, width, scales, inner.inner_zeros + 4 * first, local.tile
+    )
