@@ -1,4 +1,4 @@
-"""Hand-written lowerings: the u8×s8 dot product per instruction set, an exact fused multiply-add where there is none, and hints.
+"""Hand-written lowerings: the u8×s8 dot product per instruction set, look-ups in a register, a fused multiply-add, and hints.
 
 All of them work on 16 lanes of 32 bits. `dot4` adds to each int32 lane the sum of four products of neighbouring bytes:
 
