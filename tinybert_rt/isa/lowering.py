@@ -193,11 +193,11 @@ def spin_hint(builder: ir.IRBuilder) -> None:
         intrinsic(builder, "llvm.x86.sse2.pause", ir.VoidType(), [])
 
 
-def prefetch(builder: ir.IRBuilder, pointer: ir.Value) -> None:
-    """Bring the cache line at a pointer into the second-level cache; any address is allowed."""
+def prefetch(builder: ir.IRBuilder, pointer: ir.Value, cache: int) -> None:
+    """Bring the cache line at a pointer into the first-level or the second-level cache; any address is allowed."""
     name = f"llvm.prefetch.p0{pointer.type.pointee}" if not pointer.type.is_opaque else "llvm.prefetch.p0"
-    read, second_level, data = ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)
-    intrinsic(builder, name, ir.VoidType(), [pointer, read, second_level, data])
+    read, locality, data = ir.Constant(I32, 0), ir.Constant(I32, 4 - cache), ir.Constant(I32, 1)
+    intrinsic(builder, name, ir.VoidType(), [pointer, read, locality, data])
 
 
 def clock(builder: ir.IRBuilder) -> ir.Value:

@@ -23,6 +23,8 @@ PLAIN = np.int64(-1)
 RESIDUAL = np.int64(-2)
 """Epilogues; a number ≥ 0 is an activation of `layout.ACTIVATIONS`."""
 
+_TILES_FOR_NEAR = 5
+"""From so many tiles of rows on, weights are brought into the first-level cache ahead of their use, else into the second."""
 _GELU = ACTIVATIONS["gelu"]
 _GELU_TANH = ACTIVATIONS["gelu_tanh"]
 
@@ -70,7 +72,7 @@ def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, 
         finish = np.int64(THROUGH_GELU_TANH)
     later = epilogue >= 0 and finish == AS_IT_IS
     # While the rows meet one panel of weights, the next one comes nearer, a part with each tile: memory is then never asked for more
-    # than it can give at a time. With few rows, it is what all wait for.
+    # than it can give at a time. With few rows, it is what all wait for, and the first-level cache has no room for more requests.
     panel_bytes = block_stride * INT8_COLUMNS
     tiles = max(1, (rows + INT8_ROWS - 1) // INT8_ROWS)
     ahead_step = (64 * INT8_COLUMNS + tiles - 1) // tiles
@@ -78,6 +80,9 @@ def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, 
     while block < last:
         panel = weights.weight + block * block_stride
         ahead = panel + panel_bytes
+        far, far_step, near, near_step = panel, np.int64(0), ahead, ahead_step
+        if tiles < _TILES_FOR_NEAR:
+            far, far_step, near, near_step = ahead, ahead_step, panel, np.int64(0)
         for j in range(INT8_COLUMNS):
             store_i64(tile + 8 * j, _block_offset(target, block + j))
         column = 64 * block
@@ -100,10 +105,13 @@ def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, 
                 out_stride,
                 residual + row * out_stride,
                 tile,
-                ahead,
-                ahead_step,
+                far,
+                far_step,
+                near,
+                near_step,
             )
-            ahead += groups * ahead_step
+            far += groups * far_step
+            near += groups * near_step
             if later:
                 for j in range(INT8_COLUMNS):
                     at = out + load_i64(tile + 8 * j) + row * out_stride

@@ -83,8 +83,10 @@ def int8_linear_rows(
     out_stride,
     residual,
     offsets,
-    ahead,
-    ahead_step,
+    far,
+    far_step,
+    near,
+    near_step,
 ):  # type: ignore[no-untyped-def]
     """One tile of a linear layer of at most `rows` ≥ 1 rows; returns the number of rows done. See `tile.int8_linear_tile`."""
     height = tile_height(rows, INT8_ROWS)
@@ -105,8 +107,10 @@ def int8_linear_rows(
         out_stride,
         residual,
         offsets,
-        ahead,
-        ahead_step,
+        far,
+        far_step,
+        near,
+        near_step,
     )
     return height
 

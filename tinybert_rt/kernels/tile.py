@@ -117,7 +117,8 @@ def _spread(builder: Any, address: ir.Value, lane: int, count: int, vector: ir.T
 def _int8_sums(builder: Any, rows: int, columns: int, operands: Sequence[ir.Value], ahead: Sequence[ir.Value] = ()) -> _Values:
     """The int32 accumulators of a tile, see `int8_tile` for the operands (a to groups).
 
-    ahead: none, or an address and a number of bytes: step k brings the `columns` cache lines from address + k·bytes on nearer.
+    ahead: none, or two addresses, each with a number of bytes: step k brings the `columns` cache lines from address + k·bytes on into
+        the second-level cache, and the line of the other address + k·its bytes into the first-level cache.
     """
     a, a_stride, b, b_block_stride, groups = operands
     a_rows = _offsets(builder, a, a_stride, rows)
@@ -136,9 +137,10 @@ def _int8_sums(builder: Any, rows: int, columns: int, operands: Sequence[ir.Valu
         b_offset = builder.mul(index, ir.Constant(I64, 64))
         weights = [load(builder, builder.add(block, b_offset), I32X16) for block in b_blocks]
         if ahead:
-            line = builder.add(ahead[0], builder.mul(index, ahead[1]))
+            far, near = (builder.add(start, builder.mul(index, step)) for start, step in (ahead[:2], ahead[2:]))
             for column in range(columns):
-                lowering.prefetch(builder, address_to_pointer(builder, _index(builder, line, 64 * column), ir.IntType(8)))
+                lowering.prefetch(builder, address_to_pointer(builder, _index(builder, far, 64 * column), ir.IntType(8)), 2)
+            lowering.prefetch(builder, address_to_pointer(builder, near, ir.IntType(8)), 1)
         result = []
         for row, accumulator in zip(all_rows, accumulators, strict=True):
             activation = zero if row is None else _spread(builder, builder.add(row, a_offset), lane, loaded, I32X16, 1)
@@ -233,13 +235,14 @@ def int8_linear_tile(most: int, columns: int) -> Any:
     The sum is exact in int32 and rounded once, to float32, before the difference is taken with one more rounding.
 
     int8_linear_tile(…)(rows, a, a_stride, b, b_block_stride, groups, finish, scales, zeros, weight_scale, column_sum, bias, out,
-    out_stride, residual, offsets, ahead, ahead_step): int64 arguments, strides in bytes; those before `finish` as in `int8_tile`.
+    out_stride, residual, offsets, far, far_step, near, near_step): int64 arguments, strides in bytes; those before `finish` as in
+    `int8_tile`.
         finish: AS_IT_IS, ADD_RESIDUAL (the value at the same place of `residual`, which only then is read), THROUGH_GELU
             (`math.gelu_near`) or THROUGH_GELU_TANH (`math.gelu_tanh_near`).
         scales, zeros: float32 [rows].
         weight_scale, column_sum, bias: float32, int32, float32 [columns·16].
         out, residual: float32; row r of column block j is at offsets[j] + r·out_stride. offsets: int64 [columns].
-        ahead, ahead_step: weights that are wanted soon, see `_int8_sums`.
+        far, far_step, near, near_step: weights that are wanted soon, `ahead` of `_int8_sums`.
     """
 
     @intrinsic
@@ -261,11 +264,13 @@ def int8_linear_tile(most: int, columns: int) -> Any:
         out_stride,
         residual,
         offsets,
-        ahead,
-        ahead_step,
+        far,
+        far_step,
+        near,
+        near_step,
     ):
         def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            rows, *operands, finish, scales, zeros, weight_scale, column_sum, bias, out, out_stride, residual, offsets = arguments[:-2]
+            rows, *operands, finish, scales, zeros, weight_scale, column_sum, bias, out, out_stride, residual, offsets = arguments[:-4]
 
             def finish_all(sums: _Values, last_step: Callable[[list[ir.Value], list[ir.Value]], list[ir.Value]]) -> None:
                 apart = _offsets(builder, ir.Constant(I64, 0), out_stride, len(sums))
@@ -283,7 +288,7 @@ def int8_linear_tile(most: int, columns: int) -> Any:
                         store(builder, builder.add(out, place), value)
 
             def emit(height: int) -> None:
-                sums = _int8_sums(builder, height, columns, operands, arguments[-2:])
+                sums = _int8_sums(builder, height, columns, operands, arguments[-4:])
 
                 def through(segments: Segments) -> None:
                     constants = gelu_near_constants(builder, segments)
@@ -308,7 +313,7 @@ def int8_linear_tile(most: int, columns: int) -> Any:
             _for_each_height(builder, rows, most, emit)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 18), codegen
+        return types.void(*[types.int64] * 20), codegen
 
     return tile
 
