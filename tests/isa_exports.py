@@ -52,6 +52,8 @@ def linear_matrix(arguments):
             load_i64(arguments + 120),
             load_i64(arguments + 24),
             np.int64(64),
+            load_i64(arguments + 24),
+            np.int64(64),
         )
     return row
 
