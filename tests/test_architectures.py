@@ -113,6 +113,18 @@ def expected_states(model: Any, ids: np.ndarray, offsets: np.ndarray, types: np.
     return reference(lambda input_ids, token_type_ids: model(input_ids=input_ids), ids, offsets, types)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "f32"])
+@pytest.mark.parametrize("name", ["albert-inner", "electra-wide", "deberta", "deberta-v2", "deberta-v3-odd"])
+def test_vectors_of_first_tokens_are_those_of_hidden_states(name: str, dtype: str, tmp_path: Path) -> None:
+    model = write_case(tmp_path, CASES[name])
+    path = tmp_path / "model.tbrt"
+    convert(tmp_path, path, dtype=dtype, pooling="cls", normalize=False)
+    ids, offsets, types = inputs(model)
+    expected = tb.load(path, threads=1).encode_ids(ids, offsets, types, hidden_states=True)[offsets[:-1]]
+    for threads in (1, 3):
+        assert tb.load(path, threads=threads).encode_ids(ids, offsets, types).tobytes() == expected.tobytes(), threads
+
+
 HEADS = {"ForSequenceClassification": 3, "ForTokenClassification": 5, "ForQuestionAnswering": 2, "ForMultipleChoice": 1, "ForMaskedLM": 0}
 
 
@@ -253,6 +265,18 @@ def test_heads_have_the_same_bytes_with_any_threads_and_neighbours(tmp_path: Pat
     a, b = offsets[7], offsets[8]
     alone = tb.load(tmp_path / "model.tbrt", threads=2).logits(ids[a:b], np.array([0, b - a]), types[a:b])
     assert alone.tobytes() == expected[a:b].tobytes()
+
+
+def test_labels_of_texts_have_the_same_bytes_with_any_threads_and_neighbours(tmp_path: Path) -> None:
+    model = write_case(tmp_path, CASES["bert"], "ForSequenceClassification")
+    convert(tmp_path, tmp_path / "model.tbrt")
+    ids, offsets, types = inputs(model)
+    expected = tb.load(tmp_path / "model.tbrt", threads=1).logits(ids, offsets, types)
+    for threads in (2, 3):
+        ours = tb.load(tmp_path / "model.tbrt", threads=threads)
+        assert ours.logits(ids, offsets, types).tobytes() == expected.tobytes()
+        for text, (a, b) in enumerate(pairwise(offsets)):
+            assert ours.logits(ids[a:b], np.array([0, b - a]), types[a:b]).tobytes() == expected[text].tobytes(), text
 
 
 def test_damaged_head_weights_are_an_error(tmp_path: Path) -> None:

@@ -166,6 +166,30 @@ def test_numbers_out_of_range_are_refused_behind_the_abi(tmp_path: Path) -> None
     assert session.run() == 0
 
 
+def test_refused_offsets_leave_nothing_behind(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    model = tb.load(convert(tmp_path, "int8"), threads=1)
+    ids = np.array([2, 5], np.int32)
+    expected = model.encode(["hello the cat"]).tobytes()
+    for start in (1, -200, -(1 << 40)):
+        with pytest.raises(tb.errors.InvalidArgumentError, match="offsets"):
+            model.encode_ids(ids, np.array([start, 2]))
+        assert model.encode(["hello the cat"]).tobytes() == expected
+
+
+def test_arrays_of_other_layouts_have_the_same_vectors(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    model = tb.load(convert(tmp_path, "int8"), threads=1)
+    ids, offsets, _ = ragged([3, 4], 100)
+    expected = model.encode_ids(ids, offsets).tobytes()
+    for other in (np.repeat(ids, 2)[::2], ids.astype(">i4"), ids.astype(np.uint16)):
+        assert model.encode_ids(other, offsets).tobytes() == expected
+    assert model.encode_ids(ids, np.repeat(offsets, 2)[::2]).tobytes() == expected
+    for wrong in (ids[None], ids[0]):
+        with pytest.raises(tb.errors.InvalidArgumentError, match="one-dimensional"):
+            model.encode_ids(wrong, offsets)
+
+
 def test_bad_ids_are_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     model = tb.load(convert(tmp_path, "int8"), threads=1)
@@ -180,6 +204,8 @@ def test_bad_ids_are_refused(tmp_path: Path) -> None:
     for ids in (np.array([2, 2**32 + 5, 3]), np.array([2, 2.9, 3]), np.array(["a", "b", "c"])):
         with pytest.raises(tb.errors.InvalidArgumentError, match="ids"):
             model.encode_ids(ids, np.array([0, 3]))
+    with pytest.raises(tb.errors.InvalidArgumentError, match="ids must be one sequence"):
+        model.encode_ids([[2, 5], [3]], np.array([0, 3]))
     with pytest.raises(tb.errors.InvalidArgumentError, match="types"):
         model.encode_ids(good, np.array([0, 3]), np.array([0, 256, 0]))
     for offsets in ([0, 2], [1, 3], [0]):

@@ -42,6 +42,14 @@ def test_quantize_rows_match_their_definition(kernels: Functions, rows: int, wid
     assert (np.abs(scales[:, None] * (q.astype(np.float64) - zeros[:, None]) - x) <= scales[:, None] * 0.51 + 1e-6).all()
 
 
+def test_half_levels_at_both_ends_stay_within_a_byte(kernels: Functions) -> None:
+    """With 255 levels between them, the larger of these two would become 256."""
+    x = np.zeros((1, 16), np.float32)
+    x[0, :2] = float.fromhex("-0x1.caa25cp-2"), float.fromhex("0x1.68c146p+0")
+    q, _, zeros = quantized(kernels, x)
+    assert q[0, :3].tolist() == [0, 254, int(zeros[0])]
+
+
 def test_quantize_rows_of_zeros(kernels: Functions) -> None:
     x = random(5, 64)
     x[1] = 0

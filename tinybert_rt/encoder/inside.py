@@ -61,6 +61,6 @@ def keep_attentions(session, request, local, part, layer, index, rows, worker, w
                 added = np.int64(0)
                 if model.relative_span != 0:
                     int8 = model.weight_dtype == _INT8
-                    added = relative_scores(model, layer, head, queries, keys, tokens, session.head_width, int8, local.relative)
+                    added = relative_scores(model, layer, head, queries, tokens, keys, tokens, session.head_width, int8, local.relative)
                 attention_scores(queries, keys, tokens, session.head_width, out, local.attention)
                 softmax_scores(out, tokens, scale, added, score_stride(tokens) * 4, local.attention)

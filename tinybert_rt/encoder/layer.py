@@ -105,7 +105,7 @@ def norm_rows(session, local, x, size, width, part, norm, first, last):  # type:
 
 
 @kernel
-def _attend(session, local, part, layer, rows, firsts, worker, workers):  # type: ignore[no-untyped-def]
+def _attend(session, local, part, weights, rows, firsts, worker, workers):  # type: ignore[no-untyped-def]
     """This worker's (text, head) pairs, on int8 or float32 products as `attention.qkv` is; tables of positions are as the file is.
 
     firsts: 1 if each text has one query, that of its first token, and queries and contexts stand in rows of the texts' numbers; else 0.
@@ -132,9 +132,9 @@ def _attend(session, local, part, layer, rows, firsts, worker, workers):  # type
         added = np.int64(0)
         added_stride = score_stride(tokens) * 4
         if model.relative_span != 0:
-            added = relative_scores(model, layer, head, queries, keys, tokens, head_width, int8_tables, local.relative)
+            added = relative_scores(model, weights, head, queries, count, keys, tokens, head_width, int8_tables, local.relative)
         scratch = local.attention
-        if layer.qkv.scale != 0:
+        if weights.qkv.scale != 0:
             attention_head_int8(queries, count, keys, values, tokens, head_width, scale, added, added_stride, out, context_stride, scratch)
         else:
             most = session.attention_tokens
@@ -181,7 +181,8 @@ def layer(session, request, local, part, index, rows, worker, workers):  # type:
 def last_layer_of_firsts(session, local, part, index, rows, worker, workers):  # type: ignore[no-untyped-def]
     """As `layer`, for the first token of each text alone, where nobody asks for the other tokens' states.
 
-    Keys and values are those of all tokens. Row number t of part.x becomes the state of text number t.
+    Keys and values are those of all tokens. Row number t of part.x becomes the state of text number t; what becomes of the other tokens is
+    not computed, so nothing is said if it would be no number.
     """
     weights = session.model.layers[index]
     texts = part.last_text - part.first_text
@@ -191,10 +192,12 @@ def last_layer_of_firsts(session, local, part, index, rows, worker, workers):  #
     if worker == 0:
         _gather_firsts(session, part, texts)
     meet(session, local, workers, QKV)
-    queries, q_stride = rows_for(weights.qkv, part.x, session.model.hidden_width * 4, part.q, session.q_width, np.int64(0))
-    _target_heads(local.target, session, part.heads, rows, np.int64(0))
-    end = session.context_width
-    columns(local, queries, q_stride, part.scales, part.zeros, texts, weights.qkv, np.int64(0), end, local.target, PLAIN, worker, workers)
+    none = np.int64(0)
+    x, x_stride = rows_for(weights.qkv, part.x, session.model.hidden_width * 4, part.q, session.q_width, none)
+    target = local.target
+    _target_heads(target, session, part.heads, rows, none)
+    width = session.context_width
+    columns(local, x, x_stride, part.scales, part.zeros, texts, weights.qkv, none, width, target, PLAIN, worker, workers)
     meet(session, local, workers, QKV)
     _attend(session, local, part, weights, rows, np.int64(1), worker, workers)
     meet(session, local, workers, ATTENTION)
@@ -225,7 +228,7 @@ def _project_heads(session, local, part, weights, begin, rows, row, end, rank, t
 
 
 @kernel
-def _behind_attention(session, local, part, inner, layer, row, end, rank, team):  # type: ignore[no-untyped-def]
+def _behind_attention(session, local, part, inner, weights, row, end, rank, team):  # type: ignore[no-untyped-def]
     """The rest of a layer for the rows from `row` to `end`, by a team in which this worker is number `rank`.
 
     inner: the Slice whose buffers of the inner layer the team has for itself.
@@ -238,35 +241,35 @@ def _behind_attention(session, local, part, inner, layer, row, end, rank, team):
     first, last = share(end - row, rank, team)
     first, last = row + first, row + last
 
-    if layer.attention_output.scale != 0:
+    if weights.attention_output.scale != 0:
         quantize(local, part.context, context_width, part, q_width, first, last)
         meet(session, local, team, QUANTIZE_CONTEXT)
-    context, context_stride = rows_for(layer.attention_output, part.context, context_width * 4, part.q, q_width, row)
+    context, context_stride = rows_for(weights.attention_output, part.context, context_width * 4, part.q, q_width, row)
     target_rows(target, part.x, width, part.x, row)
     scales = part.scales + 4 * row
     zeros = part.zeros + 4 * row
-    linear(local, context, context_stride, scales, zeros, end - row, layer.attention_output, target, RESIDUAL, rank, team)
+    linear(local, context, context_stride, scales, zeros, end - row, weights.attention_output, target, RESIDUAL, rank, team)
     meet(session, local, team, ATTENTION_OUTPUT)
-    norm_rows(session, local, part.x, model.hidden_size, width, part, layer.attention_norm, first, last)
+    norm_rows(session, local, part.x, model.hidden_size, width, part, weights.attention_norm, first, last)
     meet(session, local, team, NORM)
 
     inner_width = model.intermediate_width
-    inner_x, inner_stride = rows_for(layer.ffn_out, inner.inner, inner_width * 4, inner.inner_q, inner_width, 0)
+    inner_x, inner_stride = rows_for(weights.ffn_out, inner.inner, inner_width * 4, inner.inner_q, inner_width, 0)
     for begin in range(row, end, session.inner_rows):
         count = min(session.inner_rows, end - begin)
-        x, x_stride = rows_for(layer.ffn_in, part.x, width * 4, part.q, q_width, begin)
+        x, x_stride = rows_for(weights.ffn_in, part.x, width * 4, part.q, q_width, begin)
         scales = part.scales + 4 * begin
         zeros = part.zeros + 4 * begin
         target_rows(target, inner.inner, inner_width, 0, 0)
-        linear(local, x, x_stride, scales, zeros, count, layer.ffn_in, target, model.activation, rank, team)
+        linear(local, x, x_stride, scales, zeros, count, weights.ffn_in, target, model.activation, rank, team)
         meet(session, local, team, FFN_IN)
-        if layer.ffn_out.scale != 0:
+        if weights.ffn_out.scale != 0:
             _quantize_inner(inner, local, inner_width, count, rank, team)
             meet(session, local, team, QUANTIZE_INNER)
         target_rows(target, part.x, width, part.x, begin)
-        linear(local, inner_x, inner_stride, inner.inner_scales, inner.inner_zeros, count, layer.ffn_out, target, RESIDUAL, rank, team)
+        linear(local, inner_x, inner_stride, inner.inner_scales, inner.inner_zeros, count, weights.ffn_out, target, RESIDUAL, rank, team)
         meet(session, local, team, FFN_OUT)
-    norm_rows(session, local, part.x, model.hidden_size, width, part, layer.ffn_norm, first, last)
+    norm_rows(session, local, part.x, model.hidden_size, width, part, weights.ffn_norm, first, last)
     meet(session, local, team, NORM)
 
 

@@ -52,7 +52,10 @@ def one_of(name: str, value: object, known: Collection[str]) -> None:
 
 def integers(name: str, values: Any, dtype: Any) -> NDArray[Any]:
     """A contiguous array of an integer dtype, without changing a value. Raises InvalidArgumentError."""
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise InvalidArgumentError(f"{name} must be one sequence of integers, not sequences of several lengths") from None
     if array.dtype == dtype and array.flags.c_contiguous:
         return array
     if array.dtype.kind not in "iu":

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from tinybert_rt.engine.session import SessionPool
 
+# NumPy has one object for each of its own dtypes; an array with another object goes the usual way.
 _ARRAY = np.ndarray
 _IDS = np.dtype(np.int32)
 _OFFSETS = np.dtype(np.int64)
@@ -35,10 +36,12 @@ class Few:
         text = ffi.new("char[]", FEW_BYTES)
         ids = ffi.new("int32_t[]", FEW_TOKENS)
         flags = ffi.new("uint8_t[]", FEW_TEXTS)
-        self._ends = ffi.new("int64_t[]", FEW_TEXTS + 1)  # of texts, in bytes or tokens; those of texts begin at element 1
+        # Element 0 is 0: texts begin there. Offsets of ids are the caller's, and never go where those of texts are.
+        self._text_offsets = ffi.new("int64_t[]", FEW_TEXTS + 1)
+        self._id_offsets = ffi.new("int64_t[]", FEW_TEXTS + 1)
         self._text_bytes = ffi.buffer(text)
         self._id_bytes = ffi.buffer(ids)
-        self._end_bytes = ffi.buffer(self._ends)
+        self._id_offsets_bytes = ffi.buffer(self._id_offsets)
         self._truncated = ffi.buffer(flags)
         out = np.zeros(FEW_TEXTS * self.dim, np.float32)
         # Views of results that are ready: to make one takes as long as to copy it.
@@ -46,14 +49,14 @@ class Few:
 
         self.text_request = ffi.new("kernel_request *")
         self.text_request.texts = int(ffi.cast("intptr_t", text))
-        self.text_request.text_starts = int(ffi.cast("intptr_t", self._ends))
+        self.text_request.text_starts = int(ffi.cast("intptr_t", self._text_offsets))
         self.text_request.text_ends = self.text_request.text_starts + 8
         self.text_request.truncated = int(ffi.cast("intptr_t", flags))
         self.text_request.out = out.ctypes.data
 
         self.ids_request = ffi.new("kernel_request *")
         self.ids_request.ids = int(ffi.cast("intptr_t", ids))
-        self.ids_request.id_offsets = int(ffi.cast("intptr_t", self._ends))
+        self.ids_request.id_offsets = int(ffi.cast("intptr_t", self._id_offsets))
         self.ids_request.out = out.ctypes.data
         self.ids_request.dim = self.dim
 
@@ -64,7 +67,7 @@ class Few:
         end = 0
         for index, text in enumerate(texts, 1):
             end += len(text)
-            self._ends[index] = end
+            self._text_offsets[index] = end
         request = self.text_request
         request.n_texts = len(texts)
         request.dim = dim
@@ -79,10 +82,10 @@ class Few:
         """
         size = ids.size
         count = offsets.size - 1
-        ends = self._ends
+        copied = self._id_offsets
         self._id_bytes[0 : 4 * size] = ids
-        self._end_bytes[0 : 8 * count + 8] = offsets
-        if ends[0] != 0 or ends[count] != size:
+        self._id_offsets_bytes[0 : 8 * count + 8] = offsets
+        if copied[0] != 0 or copied[count] != size:
             return None
         request = self.ids_request
         request.n_ids = size

@@ -84,11 +84,11 @@ def _move_window(model, origin, tile, first, row, tokens, out):  # type: ignore[
 
 
 @outlined
-def _meet_positions(model, rows, tokens, head_width, positions, origin, head, int8, out, scratch):  # type: ignore[no-untyped-def]
+def _meet_positions(model, rows, count, tokens, head_width, positions, origin, head, int8, out, scratch):  # type: ignore[no-untyped-def]
     """out[r, s] = rows[r] · positions[column of s − r] of one head.
 
     Args:
-        rows: float32 [tokens][head_width]. positions: Linear. out: float32 [tokens][score_stride(tokens)].
+        rows: float32 [count][head_width], count ≤ tokens. positions: Linear. out: float32 [count][score_stride(tokens)].
         scratch: behind the matrices of `relative_bytes`.
     """
     q = scratch
@@ -100,11 +100,11 @@ def _meet_positions(model, rows, tokens, head_width, positions, origin, head, in
     width = model.relative_width
     at = head * width
     if int8:
-        quantize_rows(rows, head_width * 4, tokens, head_width, q, head_width, scales, zeros, group)
+        quantize_rows(rows, head_width * 4, count, head_width, q, head_width, scales, zeros, group)
     row = 0
-    while row < tokens:
-        count = min(INT8_ROWS if int8 else FLOAT_ROWS, tokens - row)
-        first = _column(model, origin, -(row + count - 1)) & -_ALIGNED
+    while row < count:
+        here = min(INT8_ROWS if int8 else FLOAT_ROWS, count - row)
+        first = _column(model, origin, -(row + here - 1)) & -_ALIGNED
         last = _column(model, origin, tokens - 1 - row)
         blocks = ((last - first) // _ALIGNED + 1) * NARROW_COLUMNS
         columns = blocks * 16
@@ -112,32 +112,32 @@ def _meet_positions(model, rows, tokens, head_width, positions, origin, head, in
             groups = head_width >> 2
             panel = positions.weight + ((at + first) >> 4) * groups * 64
             a = q + row * head_width
-            done = int8_product(count, a, head_width, panel, groups * 64, groups, blocks, tile, columns * 4)
+            done = int8_product(here, a, head_width, panel, groups * 64, groups, blocks, tile, columns * 4)
             for r in range(done):
                 scale = load_f32(scales + 4 * (row + r))
                 zero = load_f32(zeros + 4 * (row + r))
-                here = 4 * (at + first)
-                _to_float(tile + r * columns * 4, columns, scale, zero, positions.scale + here, positions.column_sum + here)
+                offset = 4 * (at + first)
+                _to_float(tile + r * columns * 4, columns, scale, zero, positions.scale + offset, positions.column_sum + offset)
         else:
             panel = positions.weight + ((at + first) >> 4) * head_width * 64
             a = rows + row * head_width * 4
-            done = float_product(count, a, head_width * 4, panel, head_width * 64, 64, head_width, blocks, tile, columns * 4)
+            done = float_product(here, a, head_width * 4, panel, head_width * 64, 64, head_width, blocks, tile, columns * 4)
         for r in range(done):
             _move_window(model, origin, tile + r * columns * 4, first, row + r, tokens, out + (row + r) * stride)
         row += done
 
 
 @outlined
-def _add_turned(source, tokens, out, add, block):  # type: ignore[no-untyped-def]
-    """out[i, j] = source[j, i], added to what is there with `add`; both float32 [tokens][score_stride(tokens)]."""
+def _add_turned(source, count, tokens, out, add, block):  # type: ignore[no-untyped-def]
+    """out[i, j] = source[j, i], i < count, added to what is there with `add`; both float32 rows of score_stride(tokens)."""
     stride = score_stride(tokens) * 4
     for row in range(tokens, (tokens + 15) & -16):
         for i in range(0, stride, 64):
             store_f32x16(source + row * stride + i, splat_f32(_ZERO))
-    for i in range(0, tokens, 16):
+    for i in range(0, count, 16):
         for j in range(0, tokens, 16):
             transpose_f32(source + j * stride + 4 * i, stride, block, 64)
-            for r in range(min(16, tokens - i)):
+            for r in range(min(16, count - i)):
                 target = out + (i + r) * stride + 4 * j
                 value = load_f32x16(block + 64 * r)
                 if add:
@@ -146,23 +146,23 @@ def _add_turned(source, tokens, out, add, block):  # type: ignore[no-untyped-def
 
 
 @outlined
-def relative_scores(model, layer, head, queries, keys, tokens, head_width, int8, scratch):  # type: ignore[no-untyped-def]
+def relative_scores(model, layer, head, queries, count, keys, tokens, head_width, int8, scratch):  # type: ignore[no-untyped-def]
     """What relative positions add to the scores Q·Kᵀ of one text and head, before the scale.
 
     Args:
         model, layer: Model, Layer, with relative positions. int8: whether the tables are.
-        queries, keys: float32 [tokens][head_width].
+        queries: float32 [count][head_width], of the text's first tokens. keys: float32 [tokens][head_width].
         scratch: relative_bytes(max_tokens, head_width, model.relative_width) for some max_tokens ≥ tokens, 64-byte aligned.
 
-    Returns the address of float32 [tokens][score_stride(tokens)] in the scratch, zero from `tokens` to its next multiple of 16.
+    Returns the address of float32 [count][score_stride(tokens)] in the scratch, zero from `tokens` to its next multiple of 16.
     """
     matrix = (tokens + 16) * score_stride(tokens) * 4
     turned = take(scratch, matrix)
     work = take(turned, matrix)
     direct = layer.position_key.weight != 0
     if direct:
-        _meet_positions(model, queries, tokens, head_width, layer.position_key, model.relative_span - 1, head, int8, scratch, work)
+        _meet_positions(model, queries, count, tokens, head_width, layer.position_key, model.relative_span - 1, head, int8, scratch, work)
     if layer.position_query.weight != 0:
-        _meet_positions(model, keys, tokens, head_width, layer.position_query, model.relative_span, head, int8, turned, work)
-        _add_turned(turned, tokens, scratch, direct, work)
+        _meet_positions(model, keys, tokens, tokens, head_width, layer.position_query, model.relative_span, head, int8, turned, work)
+        _add_turned(turned, count, tokens, scratch, direct, work)
     return scratch

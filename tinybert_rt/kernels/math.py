@@ -95,12 +95,12 @@ def exp2(x):  # type: ignore[no-untyped-def]
     """2**x of f32x16, |x| cut to −126…127; relative error below 2.5e-7. The result is never subnormal."""
     x = minimum(maximum(x, splat_f32(_EXP2_LOWEST)), splat_f32(_EXP2_HIGHEST))
     shifted = x + splat_f32(_ROUND_MAGIC)  # its low bits are the nearest integer
-    fraction = x - (shifted - splat_f32(_ROUND_MAGIC))
-    power = fma(splat_f32(_E5), fraction, splat_f32(_E4))
-    power = fma(power, fraction, splat_f32(_E3))
-    power = fma(power, fraction, splat_f32(_E2))
-    power = fma(power, fraction, splat_f32(_E1))
-    power = fma(power, fraction, splat_f32(_E0))
+    part = x - (shifted - splat_f32(_ROUND_MAGIC))
+    power = fma(splat_f32(_E5), part, splat_f32(_E4))
+    power = fma(power, part, splat_f32(_E3))
+    power = fma(power, part, splat_f32(_E2))
+    power = fma(power, part, splat_f32(_E1))
+    power = fma(power, part, splat_f32(_E0))
     return as_f32(as_i32(power) + (as_i32(shifted) << splat_i32(23)))
 
 

@@ -67,9 +67,9 @@ def quantize_rows(x, x_stride, rows, width, q, q_stride, scales, zeros, scratch)
     """Rows to u8, each with its own scale and zero point: x ≈ scale·(q − zero).
 
     The range always includes 0, so that zero is exact: scale = (max(x, 0) − min(x, 0))/L, zero = round(−min·i), q = round(x·i + zero),
-    L = 255 − 2**-12 and i = L/(max(x, 0) − min(x, 0)), rounded once, half to even. As x·i + zero is within −0.5 … L + 0.5 and L leaves
-    room for the rounding of i, q is within 0 … 255. A row whose range is below 1e-30 becomes zeros with scale 1. The scale of a row of
-    NaN is NaN: what is computed from it shows what it was.
+    L = 255 − 2**-12 and i = L/(max(x, 0) − min(x, 0)), rounded once, half to even. q is within 0 … 255: x·i + zero is not below −0.5,
+    and it is below 255.5, since (max − min)·i is less than 2**-15 above L, whatever the rounding of i. A row whose range is below 1e-30
+    becomes zeros with scale 1. The scale of a row of NaN is NaN: what is computed from it shows what it was.
 
     Args:
         x: float32 [rows][width], rows x_stride bytes apart, width a multiple of 16. q: u8 [rows][width], rows q_stride apart.

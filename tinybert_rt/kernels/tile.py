@@ -362,9 +362,9 @@ def int8_scores_tile(most: int, columns: int) -> Any:
                 factors, zeros = _offsets(builder, per_query, table_stride, 2)
                 tables = _offsets(builder, per_key, table_stride, 3)
                 largest = [load(builder, _index(builder, tops, 64 * r), F32X16) for r in range(len(products))]
+                row_zeros, row_factors = (_offsets_of(builder, each, len(products)) for each in (zeros, factors))
                 for j in range(columns):
                     sums, scales, shifts = (load(builder, _index(builder, table, 64 * j), F32X16) for table in tables)
-                    row_zeros, row_factors = (_offsets_of(builder, each, len(products)) for each in (zeros, factors))
                     values = _dequantize(builder, [row[j] for row in products], row_zeros, sums, row_factors, scales, shifts)
                     for r, value in enumerate(values):
                         if plus:

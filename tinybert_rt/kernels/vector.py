@@ -124,13 +124,6 @@ minimum = operation(f32x16, (f32x16, f32x16), _choose("<"))
 maximum = operation(f32x16, (f32x16, f32x16), _choose(">"))
 
 
-def _clamp_i32(builder: Any, value: ir.Value, low: ir.Value, high: ir.Value) -> ir.Value:
-    low, high = (splat(builder, builder.trunc(each, I32), I32X16) for each in (low, high))
-    value = builder.select(builder.icmp_signed("<", value, low), low, value)
-    return builder.select(builder.icmp_signed(">", value, high), high, value)
-
-
-clamp_i32 = operation(i32x16, (i32x16, types.int64, types.int64), _clamp_i32)
 absolute = operation(
     f32x16,
     (f32x16,),
@@ -164,7 +157,6 @@ where_below = operation(f32x16, (f32x16,) * 4, lambda b, x, y, u, v: b.select(b.
 flip_signs = operation(i32x16, (i32x16,), lambda b, x: b.xor(x, constant_vector(I32, 0x80808080 - 2**32)))  # the highest bit of each byte
 unequal_bits = operation(i32x16, (i32x16, i32x16), lambda b, x, y: b.xor(x, y))
 count_bits = operation(i32x16, (i32x16,), lambda b, x: lowering.intrinsic(b, "llvm.ctpop.v16i32", I32X16, [x]))
-minimum_i32 = operation(i32x16, (i32x16, i32x16), lambda b, x, y: b.select(b.icmp_signed("<", x, y), x, y))
 
 
 def _lanes_below(builder: Any, count: ir.Value) -> ir.Value:
