@@ -218,11 +218,6 @@ def _dequantize(
     return [lowering.fma(builder, value, factor, shift) for value, factor in zip(floats, factors, strict=True)]
 
 
-def _offsets_of(builder: Any, address: ir.Value, count: int) -> list[ir.Value]:
-    """The addresses of `count` values of 32 bits."""
-    return [_index(builder, address, 4 * i) for i in range(count)]
-
-
 AS_IT_IS, ADD_RESIDUAL, THROUGH_GELU, THROUGH_GELU_TANH = range(4)
 """What `int8_linear_tile` does with a value before it stores it."""
 
@@ -274,8 +269,7 @@ def int8_linear_tile(most: int, columns: int) -> Any:
 
             def finish_all(sums: _Values, last_step: Callable[[list[ir.Value], list[ir.Value]], list[ir.Value]]) -> None:
                 apart = _offsets(builder, ir.Constant(I64, 0), out_stride, len(sums))
-                row_zeros = _offsets_of(builder, zeros, len(sums))
-                row_scales = _offsets_of(builder, scales, len(sums))
+                row_zeros, row_scales = (_offsets(builder, each, ir.Constant(I64, 4), len(sums)) for each in (zeros, scales))
                 for j in range(columns):
                     weight_scales = load(builder, _index(builder, weight_scale, 64 * j), F32X16)
                     column_sums = builder.sitofp(load(builder, _index(builder, column_sum, 64 * j), I32X16), F32X16)
@@ -362,7 +356,7 @@ def int8_scores_tile(most: int, columns: int) -> Any:
                 factors, zeros = _offsets(builder, per_query, table_stride, 2)
                 tables = _offsets(builder, per_key, table_stride, 3)
                 largest = [load(builder, _index(builder, tops, 64 * r), F32X16) for r in range(len(products))]
-                row_zeros, row_factors = (_offsets_of(builder, each, len(products)) for each in (zeros, factors))
+                row_zeros, row_factors = (_offsets(builder, each, ir.Constant(I64, 4), len(products)) for each in (zeros, factors))
                 for j in range(columns):
                     sums, scales, shifts = (load(builder, _index(builder, table, 64 * j), F32X16) for table in tables)
                     values = _dequantize(builder, [row[j] for row in products], row_zeros, sums, row_factors, scales, shifts)
