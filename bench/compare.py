@@ -31,11 +31,11 @@ def ratios(systems: Mapping[str, Any], rounds: Mapping[str, list[list[float]]]) 
     return found
 
 
-def limit(cell: Cell, peak_gmacs: float | None) -> dict[str, float]:
+def limit(cell: Cell) -> dict[str, float]:
     """The milliseconds of a cell's products at the int8 peak of its cores, and how near ours comes; nothing where no peak is known."""
-    if not peak_gmacs:
+    if not cell.get("peak_gmacs"):
         return {}
-    limit_ms = (cell["macs_linear"] + cell["macs_attention"]) / (peak_gmacs * cell["threads"]) * 1e-6
+    limit_ms = (cell["macs_linear"] + cell["macs_attention"]) / (cell["peak_gmacs"] * cell["threads"]) * 1e-6
     found = {"int8_limit_ms": round(limit_ms, 6)}
     if OURS in cell["systems"]:
         found[SHARE] = round(limit_ms / cell["systems"][OURS]["ms"]["median"], 4)

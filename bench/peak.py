@@ -10,9 +10,12 @@ the other benchmarks call the int8 limit.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -42,13 +45,27 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def measure_peak(isa: str | None = None) -> float:
-    """GMAC/s of one core at a level (default: the one that runs by default): the median of `RUNS` runs of about `RUN_S` seconds."""
-    loop = _loop(choose_level(isa).name)
-    steps = FIRST_STEPS
-    while (elapsed := loop.run(steps)) < RUN_S:
-        steps = max(2 * steps, int(steps * RUN_S / elapsed))
-    return statistics.median(steps * loop.macs_per_step / loop.run(steps) for _ in range(RUNS)) * 1e-9
+def measure_peak(isa: str | None = None, threads: int = 1, runs: int = RUNS) -> float:
+    """GMAC/s of one core at a level (default: the one that runs by default), while so many threads do the same.
+
+    The median of `runs` runs of about `RUN_S` seconds; of a run's threads the mean counts.
+    """
+    loops = [_loop(choose_level(isa).name, thread) for thread in range(threads)]
+    steps = _steps(loops[0])
+    with ThreadPoolExecutor(threads, initializer=_stay, initargs=(iter(_cpus()),)) as pool:
+        seconds = [statistics.fmean(pool.map(lambda loop: loop.run(steps), loops)) for _ in range(runs)]
+    return steps * loops[0].macs_per_step / statistics.median(seconds) * 1e-9
+
+
+def _cpus() -> list[int]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def _stay(cpus: Iterator[int]) -> None:
+    """Keep this thread on the next of some CPUs: the system may let two threads share one for longer than a run lasts."""
+    cpu = next(cpus, None)
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
 
 
 class _Loop:
@@ -72,8 +89,17 @@ class _Loop:
 
 
 @cache
-def _loop(level: str) -> _Loop:
+def _loop(level: str, thread: int) -> _Loop:
     return _Loop(level)
+
+
+@cache
+def _steps(loop: _Loop) -> int:
+    """As many steps as take about `RUN_S` seconds."""
+    steps = FIRST_STEPS
+    while (elapsed := loop.run(steps)) < RUN_S:
+        steps = max(2 * steps, int(steps * RUN_S / elapsed))
+    return steps
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +33,7 @@ from tinybert_rt.errors import TinyBertError
 
 CHECK_TEXTS = 4  # at least so many texts behind every cosine
 MODELS = ("tiny", "mini", "small", "minilm-l6", "base")
+PEAK = "int8 peak"  # its name among the systems of a round
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         names.append(REFERENCE)
     for model in chosen.models:
         _measure_model(model, names, chosen, result)
-        for cell in result["cells"]:
-            cell |= compare.limit(cell, result["peak_gmacs"])
+        result["peak_gmacs"] = max((cell["peak_gmacs"] for cell in result["cells"] if cell["peak_gmacs"]), default=None)
         result["means"] = report.means_by_threads(result["cells"])
         write_json(chosen.json, result)
     text = report.markdown(result)
@@ -75,9 +77,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=options.positive, default=40, help="rounds over all systems, at most (default: 40)")
     parser.add_argument("--budget", type=float, default=30.0, help="seconds of rounds per cell, about (default: 30)")
     parser.add_argument("--isa", help="instruction-set level for ours (default: the best of this machine)")
-    parser.add_argument(
-        "--peak", type=float, help="the int8 peak of one core in GMAC/s (default: the highest of those measured before each cell)"
-    )
+    parser.add_argument("--peak", type=float, help="the int8 peak of one core in GMAC/s (default: measured in the rounds of each cell)")
     parser.add_argument("--json", type=Path, help="write everything measured here, after each model")
     parser.add_argument("--markdown", type=Path, help="write the printed tables here")
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="cache of what is converted (default: build/bench)")
@@ -100,7 +100,6 @@ def _measure_model(model: str, names: list[str], chosen: argparse.Namespace, res
         with loaded(builds, factory, title=title, failed=failed, **settings) as contestants:
             for cell in cells:
                 say(f"{title} {cell}")
-                result["peak_gmacs"] = _peak(chosen, result["peak_gmacs"])
                 result["cells"].append(_measure(shape, cell, threads, contestants, chosen))
                 report_problems(contestants, f"{title} {cell}", failed)
 
@@ -111,8 +110,9 @@ def _measure(shape: Shape, cell: Cell, threads: int, contestants: list[Contestan
     timed = [contestant for contestant in contestants if contestant.system in chosen.peers]
     ids = make_ids(shape, cell, seed=0)
     ready = [contestant for contestant in timed if contestant.succeeds("begin", ids)]
-    visits = {contestant.key: partial(contestant.call, "visit") for contestant in ready}
+    visits = {contestant.key: partial(contestant.call, "visit") for contestant in ready} | _peak_visit(chosen, threads)
     rounds = interleave(visits, budget_s=chosen.budget, max_rounds=chosen.repeats)
+    peaks = flatten(rounds.pop(PEAK, [])) or [chosen.peak]
     stats = {key: summarize(flatten(samples)) for key, samples in rounds.items()}
     reference = next((vectors[c.key] for c in contestants if c.system == REFERENCE and c.key in vectors), None)
     systems: dict[str, Any] = {}
@@ -128,18 +128,20 @@ def _measure(shape: Shape, cell: Cell, threads: int, contestants: list[Contestan
     entry = {"model": shape.name, "batch": cell.batch, "tokens": cell.tokens, "threads": threads}
     entry |= {"macs_linear": work.linear, "macs_attention": work.attention, "systems": systems}
     entry["unrelated_cosine"] = None if reference is None else _largest_cosine_between_texts(reference)
-    return entry | compare.ratios(systems, {name: rounds[fastest.key] for name, fastest in best.items()})
+    entry["peak_gmacs"] = None if peaks[0] is None else round(statistics.median(peaks), 2)
+    return entry | compare.limit(entry) | compare.ratios(systems, {name: rounds[fastest.key] for name, fastest in best.items()})
 
 
-def _peak(chosen: argparse.Namespace, highest: float | None) -> float | None:
-    """The int8 peak of one core in GMAC/s: as given, or the highest so far; none where the loop cannot be compiled."""
+def _peak_visit(chosen: argparse.Namespace, threads: int) -> dict[str, Callable[[], list[float]]]:
+    """The int8 peak of one core in GMAC/s as one more that is visited in each round; none where it is given or cannot be compiled."""
     if chosen.peak:
-        return float(chosen.peak)
+        return {}
     try:
-        return max(highest or 0.0, round(measure_peak(chosen.isa), 2))
+        measure_peak(chosen.isa, threads, runs=1)
     except TinyBertError as error:
         say(f"no int8 peak: {error}")
-        return None
+        return {}
+    return {PEAK: lambda: [measure_peak(chosen.isa, threads, runs=1)]}
 
 
 def _check_vectors(shape: Shape, cell: Cell, contestants: list[Contestant]) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     parts = [describe_header(result) + _ours_line(cells)]
     times = "Medians in ms (encoder only, all tokens real; the fastest in bold)"
     if result.get("peak_gmacs"):
-        times += f"; int8 limit: {three_digits(result['peak_gmacs'])} GMAC/s a core"
+        times += f"; int8 peak: up to {three_digits(result['peak_gmacs'])} GMAC/s a core"
     parts.append(f"{times}\n\n{_times(cells, names)}")
     if any(RATIOS.keys() & cell.keys() for cell in cells):
         lines = [_means_line(threads, found) for threads, found in result["means"].items()]
