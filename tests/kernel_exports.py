@@ -165,6 +165,6 @@ def exports():
         ("probabilities_bytes", attention_probabilities.probabilities_bytes, _I, [_I] * 2),
         ("attention_scores", attention_probabilities.attention_scores, void, [_I] * 6),
         ("softmax_scores", attention_probabilities.softmax_scores, void, [_I, _I, _F, _I, _I, _I]),
-        ("linear_int8", linear.linear_int8, void, [_I, _I, _I, _I, _I, Linear.pointer, _I, _I, Target.pointer, _I, _I]),
+        ("linear_int8", linear.linear_int8, void, [_I, _I, _I, _I, _I, Linear.pointer, _I, _I, _I, Target.pointer, _I, _I]),
         ("linear_float", linear.linear_float, void, [_I, _I, _I, Linear.pointer, _I, _I, Target.pointer, _I, _I]),
     ]

@@ -125,6 +125,22 @@ def test_vectors_of_first_tokens_are_those_of_hidden_states(name: str, dtype: st
                 assert got.tobytes() == expected.tobytes(), (level, threads, lengths)
 
 
+@pytest.mark.parametrize(("hidden", "heads"), [(256, 4), (320, 8), (240, 6)])
+@pytest.mark.parametrize("dtype", ["int8", "f32"])
+def test_workers_that_take_heads_give_the_bytes_of_those_that_take_columns(hidden: int, heads: int, dtype: str, tmp_path: Path) -> None:
+    """Heads of 64 and of 40 elements in groups of 64 and 192 columns: 4, 2, and no whole number; three workers never get as many each.
+
+    Of the long texts, queries, keys and values of one group of heads are alive at a time, of the short ones those of all.
+    """
+    write_checkpoint(tmp_path, hidden_size=hidden, num_attention_heads=heads, max_position_embeddings=240)
+    path = convert(tmp_path, dtype)
+    for lengths in ([3], [80], [240], [17, 1, 60, 44]):
+        ids, offsets, types = ragged(lengths, 100)
+        expected = tb.load(path, threads=3).encode_ids(ids, offsets, types)
+        for threads in (1, 2, 4):
+            assert tb.load(path, threads=threads).encode_ids(ids, offsets, types).tobytes() == expected.tobytes(), (lengths, threads)
+
+
 def test_more_workers_than_a_text_has_rows_for(tmp_path: Path) -> None:
     """Eight workers share the columns of 80 rows, in two turns of the inner rows, and have rows of their own from 128 on."""
     write_checkpoint(tmp_path, max_position_embeddings=200)

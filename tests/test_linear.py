@@ -63,7 +63,8 @@ def test_int8_layer_is_the_formula(kernels: Functions, rows: int, epilogue: str,
     )
     tile = np.empty(1 << 12, np.float32)
     target = row_target(kernels, out, residual)
-    kernels("linear_int8", at(x), stride, at(scales), at(zeros), rows, linear, 0, outputs // 16, target, EPILOGUES[epilogue], at(tile))
+    last = outputs // 16
+    kernels("linear_int8", at(x), stride, at(scales), at(zeros), rows, linear, 0, last, last, target, EPILOGUES[epilogue], at(tile))
     sums = x[:, :inputs].astype(np.int64) @ weight.astype(np.int64).T - zeros[:, None].astype(np.int64) * column_sum
     value = sums * (scales[:, None].astype(np.float64) * weight_scale) + bias
     exact = finish(value, EPILOGUES[epilogue], residual)

@@ -89,7 +89,7 @@ def test_accumulators_and_outputs_are_the_kernels(kernels: Functions, rows: int,
     )
     out, tile = np.full((rows, outputs), np.nan, np.float32), np.empty(1 << 12, np.float32)
     target = row_target(kernels, out, out)
-    kernels("linear_int8", at(q), width, at(scales), at(zeros), rows, linear, 0, outputs // 16, target, PLAIN, at(tile))
+    kernels("linear_int8", at(q), width, at(scales), at(zeros), rows, linear, 0, outputs // 16, outputs // 16, target, PLAIN, at(tile))
 
     levels, our_scale, zero = integers.quantize_activations(torch.from_numpy(x[:, :inputs]))
     ours, weight_scale = integers.quantize_weights(torch.from_numpy(weight), inputs)

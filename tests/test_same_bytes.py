@@ -28,7 +28,7 @@ def outputs_of_linear_layers(kernels: Functions, q: np.ndarray, scales: np.ndarr
     for epilogue in EPILOGUES.values():
         out = np.empty((len(q), 128), np.float32)
         target = row_target(kernels, out, residual)
-        kernels("linear_int8", at(q), q.shape[1], at(scales), at(zeros), len(q), layer, 0, 8, target, epilogue, at(tile))
+        kernels("linear_int8", at(q), q.shape[1], at(scales), at(zeros), len(q), layer, 0, 8, 8, target, epilogue, at(tile))
         results.append(out)
     return results
 

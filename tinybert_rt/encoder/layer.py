@@ -10,13 +10,14 @@ from tinybert_rt.encoder.structs import (
     ATTENTION_OUTPUT,
     FFN_IN,
     FFN_OUT,
+    HEADS_BYTES,
     NORM,
     QKV,
     QUANTIZE_CONTEXT,
     QUANTIZE_INNER,
     ROWS_APART,
 )
-from tinybert_rt.encoder.team import meet, share
+from tinybert_rt.encoder.team import mark, meet, share
 from tinybert_rt.format.layout import WEIGHT_DTYPES
 from tinybert_rt.kernels.attention import attention_head
 from tinybert_rt.kernels.attention_int8 import attention_head_int8
@@ -36,17 +37,21 @@ _F = np.float32
 @inline
 def linear(local, x, x_stride, scales, zeros, rows, weights, target, epilogue, rank, team):  # type: ignore[no-untyped-def]
     """This worker's share of a linear layer; `rank` is its number in the team."""
-    columns(local, x, x_stride, scales, zeros, rows, weights, np.int64(0), weights.outputs, target, epilogue, rank, team)
+    columns(local, x, x_stride, scales, zeros, rows, weights, np.int64(0), weights.outputs, np.int64(-1), target, epilogue, rank, team)
 
 
 @kernel
-def columns(local, x, x_stride, scales, zeros, rows, weights, begin, end, target, epilogue, rank, team):  # type: ignore[no-untyped-def]
-    """This worker's share of the columns begin … end−1, multiples of 64, of a linear layer, int8 or float as its weights are."""
+def columns(local, x, x_stride, scales, zeros, rows, weights, begin, end, after, target, epilogue, rank, team):  # type: ignore[no-untyped-def]
+    """This worker's share of the columns begin … end−1, multiples of 64, of a linear layer, int8 or float as its weights are.
+
+    after: the column that is wanted next, or −1: those behind this share.
+    """
     panel = (INT8_COLUMNS if weights.scale != 0 else FLOAT_COLUMNS) * 16
     first, last = share((end - begin) // panel, rank, team)
     first, last = (begin + first * panel) >> 4, (begin + last * panel) >> 4
     if weights.scale != 0:
-        linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, epilogue, local.tile)
+        follower = last if after < 0 else after >> 4
+        linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, follower, target, epilogue, local.tile)
     else:
         linear_float(x, x_stride, rows, weights, first, last, target, epilogue, local.tile)
 
@@ -105,40 +110,102 @@ def norm_rows(session, local, x, size, width, part, norm, first, last):  # type:
 
 
 @kernel
-def _attend(session, local, part, weights, rows, firsts, worker, workers):  # type: ignore[no-untyped-def]
-    """This worker's (text, head) pairs, on int8 or float32 products as `attention.qkv` is; tables of positions are as the file is.
+def _attend(session, local, part, weights, text, head, states, part_bytes, firsts):  # type: ignore[no-untyped-def]
+    """One head of one text, on int8 or float32 products as `attention.qkv` is; tables of positions are as the file is.
 
-    firsts: 1 if each text has one query, that of its first token, and queries and contexts stand in rows of the texts' numbers; else 0.
+    Args:
+        states: the head's queries, float32 [rows of the chunk][head_width]; its keys are part_bytes behind them, its values as far
+            behind those.
+        firsts: 1 if each text has one query, that of its first token, and queries and contexts stand in rows of the texts'
+            numbers; else 0.
     """
     model = session.model
     head_width = session.head_width
-    part_bytes = session.head_slots * rows * head_width * 4
     context_stride = session.context_width * 4
     int8_tables = model.weight_dtype == _INT8
     scale = _F(1.0) / sqrt_f32(_F(model.head_size * model.score_parts))
-    units = (part.last_text - part.first_text) * model.num_heads
-    for unit in range(worker, units, workers):
-        text = unit // model.num_heads
-        head = unit - text * model.num_heads
-        start = load_i64(part.row_starts + 8 * text)
-        tokens = load_i64(part.row_starts + 8 * (text + 1)) - start
-        row, count = start, tokens
-        if firsts != 0:
-            row, count = text, np.int64(1)
-        queries = part.heads + (head * rows + row) * head_width * 4
-        keys = part.heads + (head * rows + start) * head_width * 4 + part_bytes
-        values = keys + part_bytes
-        out = part.context + row * context_stride + head * head_width * 4
-        added = np.int64(0)
-        added_stride = score_stride(tokens) * 4
-        if model.relative_span != 0:
-            added = relative_scores(model, weights, head, queries, count, keys, tokens, head_width, int8_tables, local.relative)
-        scratch = local.attention
-        if weights.qkv.scale != 0:
-            attention_head_int8(queries, count, keys, values, tokens, head_width, scale, added, added_stride, out, context_stride, scratch)
-        else:
-            most = session.attention_tokens
-            attention_head(queries, count, keys, values, tokens, head_width, scale, added, added_stride, out, context_stride, scratch, most)
+    start = load_i64(part.row_starts + 8 * text)
+    tokens = load_i64(part.row_starts + 8 * (text + 1)) - start
+    row, count = start, tokens
+    if firsts != 0:
+        row, count = text, np.int64(1)
+    queries = states + row * head_width * 4
+    keys = states + start * head_width * 4 + part_bytes
+    values = keys + part_bytes
+    out = part.context + row * context_stride + head * head_width * 4
+    added = np.int64(0)
+    added_stride = score_stride(tokens) * 4
+    if model.relative_span != 0:
+        added = relative_scores(model, weights, head, queries, count, keys, tokens, head_width, int8_tables, local.relative)
+    scratch = local.attention
+    if weights.qkv.scale != 0:
+        attention_head_int8(queries, count, keys, values, tokens, head_width, scale, added, added_stride, out, context_stride, scratch)
+    else:
+        most = session.attention_tokens
+        attention_head(queries, count, keys, values, tokens, head_width, scale, added, added_stride, out, context_stride, scratch, most)
+
+
+@inline
+def _attend_in_turn(session, local, part, weights, rows, firsts, worker, workers):  # type: ignore[no-untyped-def]
+    """This worker's (text, head) pairs; queries, keys and values of all heads are in part.heads. firsts: see `_attend`."""
+    num_heads = session.model.num_heads
+    row_bytes = session.head_width * 4
+    part_bytes = session.head_slots * rows * row_bytes
+    for unit in range(worker, (part.last_text - part.first_text) * num_heads, workers):
+        text = unit // num_heads
+        head = unit - text * num_heads
+        _attend(session, local, part, weights, text, head, part.heads + head * rows * row_bytes, part_bytes, firsts)
+
+
+@inline
+def _group_width(session):  # type: ignore[no-untyped-def]
+    """Columns of the heads that share a whole number of panels of weights, 64 columns each: the least common multiple."""
+    width = session.head_width
+    while width & 63 != 0:
+        width += session.head_width
+    return width
+
+
+@inline
+def _by_heads(session, request, workers):  # type: ignore[no-untyped-def]
+    """Whether each worker takes heads of its own from the projections to the context; all get as many."""
+    width = _group_width(session)
+    groups = session.context_width // width
+    return request.attentions == 0 and groups * width == session.context_width and groups % workers == 0
+
+
+@kernel
+def _project_and_attend(session, local, part, weights, rows, worker, workers):  # type: ignore[no-untyped-def]
+    """This worker's heads, from hidden states to part.context, some after the others.
+
+    Queries, keys and values of so many heads are alive at a time, in the same place, as stay in the second-level cache.
+    """
+    model = session.model
+    width = _group_width(session)
+    head_bytes = rows * session.head_width * 4
+    group_bytes = width // session.head_width * head_bytes
+    first, last = share(session.context_width // width, worker, workers)
+    most = max(1, HEADS_BYTES // (3 * group_bytes))
+    states = part.heads + first * 3 * group_bytes
+    x, x_stride = rows_for(weights.qkv, part.x, model.hidden_width * 4, part.q, session.q_width, np.int64(0))
+    target = local.target
+    alone, one = np.int64(0), np.int64(1)
+    for group in range(first, last, most):
+        count = min(most, last - group)
+        part_bytes = count * group_bytes
+        _target_heads(target, session, states - group * group_bytes, rows, np.int64(0))
+        target.part_stride = part_bytes
+        for index in range(3):
+            begin = index * session.context_width + group * width
+            end = begin + count * width
+            after = begin + session.context_width if index < 2 else (group + count) * width
+            columns(local, x, x_stride, part.scales, part.zeros, rows, weights.qkv, begin, end, after, target, PLAIN, alone, one)
+        mark(local, QKV)
+        head = group * width // session.head_width
+        for each in range(min(part_bytes // head_bytes, model.num_heads - head)):
+            for text in range(part.last_text - part.first_text):
+                _attend(session, local, part, weights, text, head + each, states + each * head_bytes, part_bytes, np.int64(0))
+        mark(local, ATTENTION)
 
 
 @inline
@@ -161,18 +228,24 @@ def layer(session, request, local, part, index, rows, worker, workers):  # type:
     """Encoder layer number `index`; part.x and its quantized form are input and output.
 
     With many rows, each worker takes its own through everything but attention, and all meet before and after that. With few,
-    a team shares the columns of each linear layer, so that each weight is read by one worker, and meets after every step.
+    a team shares the columns of each linear layer, so that each weight is read by one worker, and meets after every step. The heads
+    of attention belong to one worker each, with the columns that make their queries, keys and values, where that is fair.
     """
     weights = session.model.layers[index]
     row, end, rank, team = _own_rows(rows, worker, workers)
     inner = part
     if rows_apart(rows, workers):
         inner = session.slices[worker]
-    _project_heads(session, local, part, weights, np.int64(0), rows, row, end, rank, team)
-    meet(session, local, workers, QKV)
-    if request.attentions != 0:
-        keep_attentions(session, request, local, part, weights, index, rows, worker, workers)
-    _attend(session, local, part, weights, rows, np.int64(0), worker, workers)
+    if _by_heads(session, request, workers):
+        if rows_apart(rows, workers) and index > 0:
+            meet(session, local, workers, NORM)
+        _project_and_attend(session, local, part, weights, rows, worker, workers)
+    else:
+        _project_heads(session, local, part, weights, np.int64(0), rows, row, end, rank, team)
+        meet(session, local, workers, QKV)
+        if request.attentions != 0:
+            keep_attentions(session, request, local, part, weights, index, rows, worker, workers)
+        _attend_in_turn(session, local, part, weights, rows, np.int64(0), worker, workers)
     meet(session, local, workers, ATTENTION)
     _behind_attention(session, local, part, inner, weights, row, end, rank, team)
 
@@ -197,9 +270,9 @@ def last_layer_of_firsts(session, local, part, index, rows, worker, workers):  #
     target = local.target
     _target_heads(target, session, part.heads, rows, none)
     width = session.context_width
-    columns(local, x, x_stride, part.scales, part.zeros, texts, weights.qkv, none, width, target, PLAIN, worker, workers)
+    columns(local, x, x_stride, part.scales, part.zeros, texts, weights.qkv, none, width, none - 1, target, PLAIN, worker, workers)
     meet(session, local, workers, QKV)
-    _attend(session, local, part, weights, rows, np.int64(1), worker, workers)
+    _attend_in_turn(session, local, part, weights, rows, np.int64(1), worker, workers)
     meet(session, local, workers, ATTENTION)
     _behind_attention(session, local, part, part, weights, np.int64(0), texts, worker, workers)
 
@@ -224,7 +297,8 @@ def _project_heads(session, local, part, weights, begin, rows, row, end, rank, t
     zeros = part.zeros + 4 * row
     target = local.target
     _target_heads(target, session, part.heads, rows, row)
-    columns(local, x, x_stride, scales, zeros, end - row, weights.qkv, begin, weights.qkv.outputs, target, PLAIN, rank, team)
+    outputs = weights.qkv.outputs
+    columns(local, x, x_stride, scales, zeros, end - row, weights.qkv, begin, outputs, np.int64(-1), target, PLAIN, rank, team)
 
 
 @kernel

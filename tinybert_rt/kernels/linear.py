@@ -48,13 +48,13 @@ def _block_offset(target, block):  # type: ignore[no-untyped-def]
 
 
 @outlined
-def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, epilogue, tile):  # type: ignore[no-untyped-def]
+def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, after, target, epilogue, tile):  # type: ignore[no-untyped-def]
     """Column blocks `first` … `last`−1 (multiples of INT8_COLUMNS) of an int8 linear layer.
 
     Args:
         x: u8 [rows][x_stride bytes], of which ceil(inputs/4)·4 are read.
         scales, zeros: float32 [rows].
-        weights: Linear. target: Target. epilogue: PLAIN, RESIDUAL or an activation.
+        after: the column block that is wanted next. weights: Linear. target: Target. epilogue: PLAIN, RESIDUAL or an activation.
         tile: scratch, `encoder.plan.TILE_BYTES`.
     """
     groups = (weights.inputs + 3) >> 2
@@ -79,7 +79,7 @@ def linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, target, 
     block = first
     while block < last:
         panel = weights.weight + block * block_stride
-        ahead = panel + panel_bytes
+        ahead = panel + panel_bytes if block + INT8_COLUMNS < last else weights.weight + after * block_stride
         far, far_step, near, near_step = panel, np.int64(0), ahead, ahead_step
         if tiles < _TILES_FOR_NEAR:
             far, far_step, near, near_step = ahead, ahead_step, panel, np.int64(0)
