@@ -1,7 +1,8 @@
 """The encoder over one chunk of texts, run by every worker of a team in step (BERT: Devlin et al. 2019, section 3).
 
-Rows of all texts lie one behind the other, without padding. Between barriers, workers split row-wise work by rows, attention by
-(text, head), and linear layers by rows where there are many, else by columns.
+Rows of all texts lie one behind the other, without padding. Between barriers, workers split row-wise work by rows, attention with
+its projections by heads (or, where those do not share out evenly, by (text, head)), and other linear layers by rows where there are
+many, else by columns.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ Target = Struct(
 # Buffers of one team of workers that runs a chunk of at most chunk_tokens rows (workers that take rows of their own use the inner
 # buffers of their own slices):
 #   x f32 [rows][hidden_width], q u8 [rows][q_width], scales f32 [rows], zeros f32 [rows],
-#   heads f32 [3][head_slots][chunk rows][head_width], context f32 [rows][context_width],
+#   heads f32 [3][head_slots][chunk rows][head_width], or for each worker a place [3][heads alive at a time][chunk rows][head_width];
+#   context f32 [rows][context_width],
 #   inner f32 [inner_rows][intermediate_width], inner_q u8, inner_scales, inner_zeros likewise,
 #   row_starts i64 [texts + 1].
 Slice = Struct(
