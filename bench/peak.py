@@ -52,13 +52,15 @@ def measure_peak(isa: str | None = None, threads: int = 1, runs: int = RUNS) -> 
     """
     loops = [_loop(choose_level(isa).name, thread) for thread in range(threads)]
     steps = _steps(loops[0])
-    with ThreadPoolExecutor(threads, initializer=_stay, initargs=(iter(_cpus()),)) as pool:
+    with ThreadPoolExecutor(threads, initializer=_stay, initargs=(iter(_cpus(threads)),)) as pool:
         seconds = [statistics.fmean(pool.map(lambda loop: loop.run(steps), loops)) for _ in range(runs)]
     return steps * loops[0].macs_per_step / statistics.median(seconds) * 1e-9
 
 
-def _cpus() -> list[int]:
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+def _cpus(threads: int) -> list[int]:
+    """This process's CPUs if as many threads take them all; with fewer, the system is to find them cores of their own."""
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return allowed if len(allowed) == threads else []
 
 
 def _stay(cpus: Iterator[int]) -> None:

@@ -129,9 +129,10 @@ def _peers(result: Result) -> str:
     for name, by_threads in lines.items():
         rows.append([name] + [text for threads in counts for text in _peer_columns(by_threads.get(threads), peers)])
     peak = f" (up to {three_digits(result['peak_gmacs'])} GMAC/s a core)" if result.get("peak_gmacs") else ""
+    rounds = ", measured in the same rounds," if any(cell.get("peak_gmacs") for cell in cells) else ""
     notes = [
         "Encoder only, medians in ms, int8, the fastest in bold. *best / ours*: the best peer's time (of any precision) / ours. "
-        f"*of limit*: time at the cores' int8 peak{peak}, measured in the same rounds, / ours.",
+        f"*of limit*: time at the cores' int8 peak{peak}{rounds} / ours.",
     ]
     precisions = {str(cell["systems"]["ov-int8"]["info"].get("float_precision")) for cell in cells if "ov-int8" in cell["systems"]}
     if "bf16" in precisions:

@@ -134,7 +134,7 @@ def test_workers_that_take_heads_give_the_bytes_of_those_that_take_columns(hidde
     """
     write_checkpoint(tmp_path, hidden_size=hidden, num_attention_heads=heads, max_position_embeddings=240)
     path = convert(tmp_path, dtype)
-    for lengths in ([3], [80], [240], [17, 1, 60, 44]):
+    for lengths in ([3], [80], [100], [240], [17, 1, 60, 44]):
         ids, offsets, types = ragged(lengths, 100)
         expected = tb.load(path, threads=3).encode_ids(ids, offsets, types)
         for threads in (1, 2, 4):

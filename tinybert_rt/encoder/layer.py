@@ -168,7 +168,10 @@ def _group_width(session):  # type: ignore[no-untyped-def]
 
 @inline
 def _by_heads(session, request, workers):  # type: ignore[no-untyped-def]
-    """Whether each worker takes heads of its own from the projections to the context; all get as many."""
+    """Whether each worker takes heads of its own from the projections to the context, each the same number.
+
+    `keep_attentions` needs the queries and keys of all heads.
+    """
     width = _group_width(session)
     groups = session.context_width // width
     return request.attentions == 0 and groups * width == session.context_width and groups % workers == 0
@@ -178,7 +181,8 @@ def _by_heads(session, request, workers):  # type: ignore[no-untyped-def]
 def _project_and_attend(session, local, part, weights, rows, worker, workers):  # type: ignore[no-untyped-def]
     """This worker's heads, from hidden states to part.context, some after the others.
 
-    Queries, keys and values of so many heads are alive at a time, in the same place, as stay in the second-level cache.
+    Queries, keys and values of a few heads are alive at a time, in the same place, so that they stay in the second-level cache. What is
+    read behind a head's last row, by whole tiles, may be another worker's, who writes it: attention uses none of it.
     """
     model = session.model
     width = _group_width(session)
@@ -238,6 +242,7 @@ def layer(session, request, local, part, index, rows, worker, workers):  # type:
         inner = session.slices[worker]
     if _by_heads(session, request, workers):
         if rows_apart(rows, workers) and index > 0:
+            # The rows of all workers are read next; the layer before ended without meeting.
             meet(session, local, workers, NORM)
         _project_and_attend(session, local, part, weights, rows, worker, workers)
     else:

@@ -206,7 +206,8 @@ INNER_ROWS = 64
 """Rows of the feed-forward layer's inner activations that are alive at a time: they stay in the second-level cache beside the weights."""
 
 HEADS_BYTES = 1 << 18
-"""Queries, keys and values that are alive at a time, where workers take heads of their own: they stay in the second-level cache."""
+"""Queries, keys and values that are alive at a time, where workers take heads of their own, if they are not of a single group of
+heads: they stay in the second-level cache."""
 
 HEAD_ROWS = 64
 """Rows of a head's output that are alive at a time."""
