@@ -32,25 +32,27 @@ from tinybert_rt.kernels.vector import sqrt_f32
 
 _INT8 = WEIGHT_DTYPES["int8"]
 _F = np.float32
+_BEHIND = np.int64(-1)
+"""No column in particular is wanted next, see `columns`."""
 
 
 @inline
 def linear(local, x, x_stride, scales, zeros, rows, weights, target, epilogue, rank, team):  # type: ignore[no-untyped-def]
     """This worker's share of a linear layer; `rank` is its number in the team."""
-    columns(local, x, x_stride, scales, zeros, rows, weights, np.int64(0), weights.outputs, np.int64(-1), target, epilogue, rank, team)
+    columns(local, x, x_stride, scales, zeros, rows, weights, np.int64(0), weights.outputs, _BEHIND, target, epilogue, rank, team)
 
 
 @kernel
 def columns(local, x, x_stride, scales, zeros, rows, weights, begin, end, after, target, epilogue, rank, team):  # type: ignore[no-untyped-def]
     """This worker's share of the columns begin … end−1, multiples of 64, of a linear layer, int8 or float as its weights are.
 
-    after: the column that is wanted next, or −1: those behind this share.
+    after: the column whose int8 weights are wanted next, or _BEHIND: those behind this share.
     """
     panel = (INT8_COLUMNS if weights.scale != 0 else FLOAT_COLUMNS) * 16
     first, last = share((end - begin) // panel, rank, team)
     first, last = (begin + first * panel) >> 4, (begin + last * panel) >> 4
     if weights.scale != 0:
-        follower = last if after < 0 else after >> 4
+        follower = last if after == _BEHIND else after >> 4
         linear_int8(x, x_stride, scales, zeros, rows, weights, first, last, follower, target, epilogue, local.tile)
     else:
         linear_float(x, x_stride, rows, weights, first, last, target, epilogue, local.tile)
@@ -186,8 +188,9 @@ def _project_and_attend(session, local, part, weights, rows, worker, workers):  
     """
     model = session.model
     width = _group_width(session)
+    heads = width // session.head_width
     head_bytes = rows * session.head_width * 4
-    group_bytes = width // session.head_width * head_bytes
+    group_bytes = heads * head_bytes
     first, last = share(session.context_width // width, worker, workers)
     most = max(1, HEADS_BYTES // (3 * group_bytes))
     states = part.heads + first * 3 * group_bytes
@@ -205,8 +208,9 @@ def _project_and_attend(session, local, part, weights, rows, worker, workers):  
             after = begin + session.context_width if index < 2 else (group + count) * width
             columns(local, x, x_stride, part.scales, part.zeros, rows, weights.qkv, begin, end, after, target, PLAIN, alone, one)
         mark(local, QKV)
-        head = group * width // session.head_width
-        for each in range(min(part_bytes // head_bytes, model.num_heads - head)):
+        head = group * heads
+        # The slots behind the last head are padding.
+        for each in range(min(count * heads, model.num_heads - head)):
             for text in range(part.last_text - part.first_text):
                 _attend(session, local, part, weights, text, head + each, states + each * head_bytes, part_bytes, np.int64(0))
         mark(local, ATTENTION)
@@ -275,7 +279,7 @@ def last_layer_of_firsts(session, local, part, index, rows, worker, workers):  #
     target = local.target
     _target_heads(target, session, part.heads, rows, none)
     width = session.context_width
-    columns(local, x, x_stride, part.scales, part.zeros, texts, weights.qkv, none, width, none - 1, target, PLAIN, worker, workers)
+    columns(local, x, x_stride, part.scales, part.zeros, texts, weights.qkv, none, width, _BEHIND, target, PLAIN, worker, workers)
     meet(session, local, workers, QKV)
     _attend_in_turn(session, local, part, weights, rows, np.int64(1), worker, workers)
     meet(session, local, workers, ATTENTION)
@@ -303,7 +307,7 @@ def _project_heads(session, local, part, weights, begin, rows, row, end, rank, t
     target = local.target
     _target_heads(target, session, part.heads, rows, row)
     outputs = weights.qkv.outputs
-    columns(local, x, x_stride, scales, zeros, end - row, weights.qkv, begin, outputs, np.int64(-1), target, PLAIN, rank, team)
+    columns(local, x, x_stride, scales, zeros, end - row, weights.qkv, begin, outputs, _BEHIND, target, PLAIN, rank, team)
 
 
 @kernel
