@@ -142,13 +142,26 @@ def test_workers_that_take_heads_give_the_bytes_of_those_that_take_columns(hidde
 
 
 def test_more_workers_than_a_text_has_rows_for(tmp_path: Path) -> None:
-    """Eight workers share the columns of 80 rows, in two turns of the inner rows, and have rows of their own from 128 on."""
     write_checkpoint(tmp_path, max_position_embeddings=200)
     path = convert(tmp_path, "int8")
-    for length in (3, 80, 130, 200):
+    for length in (3, 31, 32, 80, 200):
         ids, offsets, types = ragged([length], 100)
         expected = tb.load(path, threads=1).encode_ids(ids, offsets, types)
         assert tb.load(path, threads=8).encode_ids(ids, offsets, types).tobytes() == expected.tobytes(), length
+
+
+def test_workers_share_the_columns_of_a_heavy_model_for_longer(tmp_path: Path) -> None:
+    """Of layers of 18 MB, eight workers share the columns of 80 rows, in two turns of the inner rows, and have own rows from 128 on."""
+    write_checkpoint(
+        tmp_path, hidden_size=256, num_attention_heads=4, intermediate_size=8192, num_hidden_layers=4, max_position_embeddings=200
+    )
+    path = convert(tmp_path, "int8")
+    for length in (20, 80, 130):
+        ids, offsets, types = ragged([length], 100)
+        expected = tb.load(path, threads=1).encode_ids(ids, offsets, types)
+        for threads in (2, 4, 8):
+            got = tb.load(path, threads=threads).encode_ids(ids, offsets, types)
+            assert got.tobytes() == expected.tobytes(), (length, threads)
 
 
 def test_a_model_with_one_token_type_gives_it_to_both_texts_of_a_pair(tmp_path: Path) -> None:

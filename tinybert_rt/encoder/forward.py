@@ -198,7 +198,7 @@ def forward(session, request, part, local, first_text, last_text, worker, worker
             _add_convolution(session, local, part, rows, worker, workers)
         if request.layers != 0:
             keep_states(session, request, part, index + 1, first, last)
-    if rows_apart(rows, workers):
+    if rows_apart(session, rows, workers):
         meet(session, local, workers, NO_STAGE)
     if asks_for_masked(request):
         predict_masked(session, request, part, local, worker, workers)

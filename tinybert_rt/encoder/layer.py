@@ -15,7 +15,6 @@ from tinybert_rt.encoder.structs import (
     QKV,
     QUANTIZE_CONTEXT,
     QUANTIZE_INNER,
-    ROWS_APART,
 )
 from tinybert_rt.encoder.team import mark, meet, share
 from tinybert_rt.format.layout import WEIGHT_DTYPES
@@ -217,15 +216,15 @@ def _project_and_attend(session, local, part, weights, rows, worker, workers):  
 
 
 @inline
-def rows_apart(rows, workers):  # type: ignore[no-untyped-def]
+def rows_apart(session, rows, workers):  # type: ignore[no-untyped-def]
     """Whether workers take rows of their own instead of sharing the columns of each linear layer."""
-    return workers > 1 and rows >= ROWS_APART * workers
+    return workers > 1 and rows >= session.rows_apart * workers
 
 
 @inline
-def _own_rows(rows, worker, workers):  # type: ignore[no-untyped-def]
+def _own_rows(session, rows, worker, workers):  # type: ignore[no-untyped-def]
     """First and last+1 row of a worker's team, its number there, and the team's size: all workers and rows, or each worker for itself."""
-    if rows_apart(rows, workers):
+    if rows_apart(session, rows, workers):
         first, last = share(rows, worker, workers)
         return first, last, np.int64(0), np.int64(1)
     return np.int64(0), rows, worker, workers
@@ -240,12 +239,12 @@ def layer(session, request, local, part, index, rows, worker, workers):  # type:
     of attention belong to one worker each, with the columns that make their queries, keys and values, where that is fair.
     """
     weights = session.model.layers[index]
-    row, end, rank, team = _own_rows(rows, worker, workers)
+    row, end, rank, team = _own_rows(session, rows, worker, workers)
     inner = part
-    if rows_apart(rows, workers):
+    if rows_apart(session, rows, workers):
         inner = session.slices[worker]
     if _by_heads(session, request, workers):
-        if rows_apart(rows, workers) and index > 0:
+        if rows_apart(session, rows, workers) and index > 0:
             # The rows of all workers are read next; the layer before ended without meeting.
             meet(session, local, workers, NORM)
         _project_and_attend(session, local, part, weights, rows, worker, workers)
@@ -268,7 +267,7 @@ def last_layer_of_firsts(session, local, part, index, rows, worker, workers):  #
     """
     weights = session.model.layers[index]
     texts = part.last_text - part.first_text
-    row, end, rank, team = _own_rows(rows, worker, workers)
+    row, end, rank, team = _own_rows(session, rows, worker, workers)
     _project_heads(session, local, part, weights, session.context_width, rows, row, end, rank, team)
     meet(session, local, workers, QKV)
     if worker == 0:

@@ -9,7 +9,10 @@ from tinybert_rt.encoder.structs import (
     GROUP_TOKENS,
     HEAD_ROWS,
     INNER_ROWS,
+    LIGHT_BYTES,
     MASKED_ROWS,
+    ROWS_APART,
+    ROWS_APART_LIGHT,
     SEMAPHORE_BYTES,
     SMALLEST_CHUNK,
     Slice,
@@ -42,6 +45,26 @@ def _round_up(value, multiple):  # type: ignore[no-untyped-def]
     return (value + multiple - 1) // multiple * multiple
 
 
+@inline
+def _weight_bytes(weights):  # type: ignore[no-untyped-def]
+    size = weights.inputs * weights.outputs
+    return size if weights.scale != 0 else 4 * size
+
+
+@kernel
+def _layers_bytes(model):  # type: ignore[no-untyped-def]
+    """Bytes of the layers' matrices, those that several layers share counted once."""
+    total = np.int64(0)
+    last = np.int64(-1)
+    for index in range(model.num_layers):
+        weights = model.layers[index]
+        if weights.qkv.weight != last:
+            last = weights.qkv.weight
+            total += _weight_bytes(weights.qkv) + _weight_bytes(weights.attention_output)
+            total += _weight_bytes(weights.ffn_in) + _weight_bytes(weights.ffn_out)
+    return total
+
+
 @kernel
 def plan_session(session, model, arena, workers):  # type: ignore[no-untyped-def]
     """Place all buffers of a session from `arena` on; returns the bytes needed.
@@ -64,6 +87,7 @@ def plan_session(session, model, arena, workers):  # type: ignore[no-untyped-def
     session.context_width = part_width
     session.q_width = max(model.hidden_width, part_width, model.embedding_width)
     session.inner_rows = INNER_ROWS
+    session.rows_apart = ROWS_APART_LIGHT if _layers_bytes(model) <= LIGHT_BYTES else ROWS_APART
     session.attention_tokens = chunk
     session.n_chunks = 0
     session.next_chunk = 0

@@ -177,6 +177,7 @@ Session = Struct(
         ("context_width", "i64"),
         ("q_width", "i64"),
         ("inner_rows", "i64"),
+        ("rows_apart", "i64"),  # rows for each worker from which on workers take rows of their own
         ("attention_tokens", "i64"),
         ("slices", PointerTo(Slice)),
         ("locals", PointerTo(Worker)),
@@ -216,7 +217,10 @@ MASKED_ROWS = 4
 """Mask tokens whose scores of the whole vocabulary are alive at a time."""
 
 ROWS_APART = 16
-"""From so many rows for each worker on, workers take rows instead of columns."""
+ROWS_APART_LIGHT = 4
+LIGHT_BYTES = 1 << 24
+"""From so many rows for each worker on, workers take rows instead of columns: each then reads all weights, and waits less for others.
+The second number holds for models whose layers' weights are at most LIGHT_BYTES: those come from a cache, not from memory."""
 
 GROUP_TOKENS = 8192
 """Tokens of one group of texts: the step of progress and cancellation."""
