@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from bench.artefacts import OUTPUT_NAME, onnx_feed
-from bench.common import timed_burst, warm_up
+from bench.common import read_anew, timed_burst, warm_up
 
 Call = Callable[[], Any]
 
@@ -39,6 +39,7 @@ class Bench:
     """A runner as the measuring process sees it: a cell is set once, then checked and visited."""
 
     def __init__(self, runner: type[Runner], path: Path, threads: int, isa: str | None):
+        read_anew(path)
         self._runner = runner(path, threads, isa)
         self._call: Call = lambda: None
         self._expected_s = 0.0

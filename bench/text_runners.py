@@ -18,7 +18,7 @@ import numpy as np
 
 from bench import runners
 from bench.artefacts import INPUT_NAMES, OUTPUT_NAME
-from bench.common import timed_burst
+from bench.common import read_anew, timed_burst
 from bench.systems import OURS
 
 MAX_TOKENS = 256
@@ -40,6 +40,7 @@ class TextBench:
     """A runner as the measuring process sees it: a batch size is chosen, texts are set, then checked and visited."""
 
     def __init__(self, runner: type[TextRunner], path: Path, tokenizer: Path, threads: int, isa: str | None):
+        read_anew(path)
         self._runner = runner(path, tokenizer, threads, isa)
         self._texts: list[str] = []
         self._batch_size = 1

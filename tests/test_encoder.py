@@ -125,10 +125,12 @@ def test_vectors_of_first_tokens_are_those_of_hidden_states(name: str, dtype: st
                 assert got.tobytes() == expected.tobytes(), (level, threads, lengths)
 
 
-@pytest.mark.parametrize(("hidden", "heads"), [(256, 4), (320, 8), (240, 6)])
+@pytest.mark.parametrize(("hidden", "heads"), [(256, 4), (320, 8), (280, 7), (240, 6)])
 @pytest.mark.parametrize("dtype", ["int8", "f32"])
 def test_workers_that_take_heads_give_the_bytes_of_those_that_take_columns(hidden: int, heads: int, dtype: str, tmp_path: Path) -> None:
-    """Heads of 64 and of 40 elements in groups of 64 and 192 columns: 4, 2, and no whole number; three workers never get as many each.
+    """Heads of 64 and of 40 elements in groups of 64 and 192 columns: 4, 2, 2 of which one is not full, and no whole number.
+
+    Three workers never get as many each.
 
     Of the long texts, queries, keys and values of one group of heads are alive at a time, of the short ones those of all.
     """

@@ -78,12 +78,19 @@ def target_rows(target, out, width, residual, row):  # type: ignore[no-untyped-d
 
 
 @inline
-def _target_heads(target, session, out, rows, row):  # type: ignore[no-untyped-def]
+def _part_bytes(session, rows):  # type: ignore[no-untyped-def]
+    """Of the queries, the keys or the values of all heads."""
+    return session.head_slots * rows * session.head_width * 4
+
+
+@inline
+def _target_heads(target, session, out, rows, row, part_bytes):  # type: ignore[no-untyped-def]
+    """Rows of each head from number `row` on; the heads' keys are part_bytes behind their queries, the values as far behind those."""
     target.out = out + row * session.head_width * 4
     target.residual = 0
     target.row_stride = session.head_width * 4
     target.part_blocks = session.context_width >> 4
-    target.part_stride = session.head_slots * rows * session.head_width * 4
+    target.part_stride = part_bytes
     target.group_blocks = session.head_width >> 4
     target.group_stride = rows * session.head_width * 4
 
@@ -151,7 +158,7 @@ def _attend_in_turn(session, local, part, weights, rows, firsts, worker, workers
     """This worker's (text, head) pairs; queries, keys and values of all heads are in part.heads. firsts: see `_attend`."""
     num_heads = session.model.num_heads
     row_bytes = session.head_width * 4
-    part_bytes = session.head_slots * rows * row_bytes
+    part_bytes = _part_bytes(session, rows)
     for unit in range(worker, (part.last_text - part.first_text) * num_heads, workers):
         text = unit // num_heads
         head = unit - text * num_heads
@@ -199,8 +206,7 @@ def _project_and_attend(session, local, part, weights, rows, worker, workers):  
     for group in range(first, last, most):
         count = min(most, last - group)
         part_bytes = count * group_bytes
-        _target_heads(target, session, states - group * group_bytes, rows, np.int64(0))
-        target.part_stride = part_bytes
+        _target_heads(target, session, states - group * group_bytes, rows, np.int64(0), part_bytes)
         for index in range(3):
             begin = index * session.context_width + group * width
             end = begin + count * width
@@ -276,7 +282,7 @@ def last_layer_of_firsts(session, local, part, index, rows, worker, workers):  #
     none = np.int64(0)
     x, x_stride = rows_for(weights.qkv, part.x, session.model.hidden_width * 4, part.q, session.q_width, none)
     target = local.target
-    _target_heads(target, session, part.heads, rows, none)
+    _target_heads(target, session, part.heads, rows, none, _part_bytes(session, rows))
     width = session.context_width
     columns(local, x, x_stride, part.scales, part.zeros, texts, weights.qkv, none, width, _BEHIND, target, PLAIN, worker, workers)
     meet(session, local, workers, QKV)
@@ -304,7 +310,7 @@ def _project_heads(session, local, part, weights, begin, rows, row, end, rank, t
     scales = part.scales + 4 * row
     zeros = part.zeros + 4 * row
     target = local.target
-    _target_heads(target, session, part.heads, rows, row)
+    _target_heads(target, session, part.heads, rows, row, _part_bytes(session, rows))
     outputs = weights.qkv.outputs
     columns(local, x, x_stride, scales, zeros, end - row, weights.qkv, begin, outputs, _BEHIND, target, PLAIN, rank, team)
 
