@@ -25,6 +25,7 @@ from bench.common import (
     RunError,
     describe_header,
     header,
+    read_anew,
     render_table,
     summarize,
     three_digits,
@@ -63,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"bench.stages: {shape.name}: {error}", file=sys.stderr)
             return 1
         for threads in chosen.threads:
+            read_anew(path)
             runner = Ours(path, threads, level)
             for tokens in (tokens for tokens in chosen.tokens if tokens <= shape.max_positions):
                 print(f"{shape.name} {tokens}, {threads_in_words(threads)}", file=sys.stderr, flush=True)

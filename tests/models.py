@@ -101,6 +101,15 @@ def small_model_file(dtype: str = "int8") -> Path:
     return convert(directory, dtype)
 
 
+def rows_apart(model: Any, rows: int | None = None) -> int:
+    """From how many rows a worker on a model's workers take rows of their own; `rows`, if given, is what holds from now on."""
+    session = model._pool.take()
+    if rows is not None:
+        session.struct.rows_apart = rows
+    model._pool.give_back(session)
+    return int(session.struct.rows_apart)
+
+
 def ragged(lengths: list[int], vocab_size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Random ids int32 (total,), offsets int64 (n+1,), token types uint8 (total,) that switch in the middle of each text."""
     rng = np.random.default_rng(seed)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import ragged, vocabulary
+from models import ragged, rows_apart, vocabulary
 from test_encoder import LENGTHS, reference, tolerance
 
 import tinybert_rt as tb
@@ -121,8 +121,18 @@ def test_vectors_of_first_tokens_are_those_of_hidden_states(name: str, dtype: st
     convert(tmp_path, path, dtype=dtype, pooling="cls", normalize=False)
     ids, offsets, types = inputs(model)
     expected = tb.load(path, threads=1).encode_ids(ids, offsets, types, hidden_states=True)[offsets[:-1]]
-    for threads in (1, 3):
-        assert tb.load(path, threads=threads).encode_ids(ids, offsets, types).tobytes() == expected.tobytes(), threads
+    for threads, rows in ((1, 1), (3, 1), (3, 1000)):
+        loaded = tb.load(path, threads=threads)
+        rows_apart(loaded, rows)
+        assert loaded.encode_ids(ids, offsets, types).tobytes() == expected.tobytes(), (threads, rows)
+
+
+def test_layers_that_run_several_times_weigh_once(tmp_path: Path) -> None:
+    """Two layers of 4.5 MB, one after the other, six times."""
+    shape = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 8192, "num_hidden_layers": 6, "inner_group_num": 2}
+    write_case(tmp_path, Case("albert", SMALL | shape))
+    convert(tmp_path, tmp_path / "model.tbrt", dtype="int8", pooling="mean", normalize=True)
+    assert [rows_apart(tb.load(tmp_path / "model.tbrt", threads=threads)) for threads in (2, 3, 4)] == [4, 4, 16]
 
 
 HEADS = {"ForSequenceClassification": 3, "ForTokenClassification": 5, "ForQuestionAnswering": 2, "ForMultipleChoice": 1, "ForMaskedLM": 0}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import LEVELS
-from models import convert, ragged, write_checkpoint
+from models import convert, ragged, rows_apart, write_checkpoint
 
 import tinybert_rt as tb
 
@@ -120,9 +120,10 @@ def test_vectors_of_first_tokens_are_those_of_hidden_states(name: str, dtype: st
         ids, offsets, types = ragged(lengths, 100)
         expected = tb.load(path, threads=1).encode_ids(ids, offsets, types, hidden_states=True)[offsets[:-1]]
         for level in LEVELS:
-            for threads in (1, 2, 3):
-                got = tb.load(path, threads=threads, isa=level).encode_ids(ids, offsets, types)
-                assert got.tobytes() == expected.tobytes(), (level, threads, lengths)
+            for threads, rows in ((1, 1), (2, 1), (2, 1000), (3, 1000)):
+                model = tb.load(path, threads=threads, isa=level)
+                rows_apart(model, rows)
+                assert model.encode_ids(ids, offsets, types).tobytes() == expected.tobytes(), (level, threads, rows, lengths)
 
 
 @pytest.mark.parametrize(("hidden", "heads"), [(256, 4), (320, 8), (280, 7), (240, 6)])
@@ -139,31 +140,43 @@ def test_workers_that_take_heads_give_the_bytes_of_those_that_take_columns(hidde
     for lengths in ([3], [80], [100], [240], [17, 1, 60, 44]):
         ids, offsets, types = ragged(lengths, 100)
         expected = tb.load(path, threads=3).encode_ids(ids, offsets, types)
-        for threads in (1, 2, 4):
-            assert tb.load(path, threads=threads).encode_ids(ids, offsets, types).tobytes() == expected.tobytes(), (lengths, threads)
+        for threads, rows in ((1, 1), (2, 4), (2, 1000), (4, 4), (4, 1000)):
+            model = tb.load(path, threads=threads)
+            rows_apart(model, rows)
+            assert model.encode_ids(ids, offsets, types).tobytes() == expected.tobytes(), (lengths, threads, rows)
 
 
 def test_more_workers_than_a_text_has_rows_for(tmp_path: Path) -> None:
+    """Eight workers share the columns of 31 rows, and have four rows each of 32."""
     write_checkpoint(tmp_path, max_position_embeddings=200)
     path = convert(tmp_path, "int8")
+    model = tb.load(path, threads=8)
+    assert rows_apart(model) == 4
     for length in (3, 31, 32, 80, 200):
         ids, offsets, types = ragged([length], 100)
         expected = tb.load(path, threads=1).encode_ids(ids, offsets, types)
-        assert tb.load(path, threads=8).encode_ids(ids, offsets, types).tobytes() == expected.tobytes(), length
+        assert model.encode_ids(ids, offsets, types).tobytes() == expected.tobytes(), length
 
 
 def test_workers_share_the_columns_of_a_heavy_model_for_longer(tmp_path: Path) -> None:
     """Of layers of 18 MB, eight workers share the columns of 80 rows, in two turns of the inner rows, and have own rows from 128 on."""
-    write_checkpoint(
-        tmp_path, hidden_size=256, num_attention_heads=4, intermediate_size=8192, num_hidden_layers=4, max_position_embeddings=200
-    )
+    shape = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 8192}
+    write_checkpoint(tmp_path, **shape, num_hidden_layers=4, max_position_embeddings=200)
     path = convert(tmp_path, "int8")
-    for length in (20, 80, 130):
-        ids, offsets, types = ragged([length], 100)
-        expected = tb.load(path, threads=1).encode_ids(ids, offsets, types)
-        for threads in (2, 4, 8):
-            got = tb.load(path, threads=threads).encode_ids(ids, offsets, types)
-            assert got.tobytes() == expected.tobytes(), (length, threads)
+    for threads in (2, 4, 8):
+        model = tb.load(path, threads=threads)
+        assert rows_apart(model) == 16
+        for length in (20, 80, 130):
+            ids, offsets, types = ragged([length], 100)
+            expected = tb.load(path, threads=1).encode_ids(ids, offsets, types)
+            assert model.encode_ids(ids, offsets, types).tobytes() == expected.tobytes(), (length, threads)
+
+
+@pytest.mark.parametrize(("dtype", "threads", "rows"), [("int8", 2, 4), ("int8", 8, 16), ("f32", 2, 16), ("f32", 1, 4)])
+def test_a_model_is_light_by_the_bytes_that_all_workers_read(dtype: str, threads: int, rows: int, tmp_path: Path) -> None:
+    """4.5 MB of layers in int8, 18 in float32, beside 33.5 MB for all workers together."""
+    write_checkpoint(tmp_path, hidden_size=256, num_attention_heads=4, intermediate_size=8192, num_hidden_layers=1)
+    assert rows_apart(tb.load(convert(tmp_path, dtype), threads=threads)) == rows
 
 
 def test_a_model_with_one_token_type_gives_it_to_both_texts_of_a_pair(tmp_path: Path) -> None:

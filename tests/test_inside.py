@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import LEVELS
-from models import ragged, small_model_file
+from models import ragged, rows_apart, small_model_file
 from test_architectures import CASES, inputs, write_case
 from test_encoder import tolerance
 
@@ -75,8 +75,9 @@ def test_the_inside_has_the_same_bytes_on_every_level_with_any_threads_and_neigh
     first = tb.load(tmp_path / "model.tbrt", threads=1, isa=LEVELS[-1])
     states, maps = first.hidden_states_ids(ids, offsets, types), first.attentions_ids(ids, offsets, types)
     for level in LEVELS:
-        for threads in (1, 2, 3):
+        for threads, rows in ((1, 1), (2, 1), (2, 1000), (3, 1000)):
             model = tb.load(tmp_path / "model.tbrt", threads=threads, isa=level)
+            rows_apart(model, rows)
             assert model.hidden_states_ids(ids, offsets, types).tobytes() == states.tobytes(), (level, threads)
             found = model.attentions_ids(ids, offsets, types)
             assert [each.tobytes() for each in found] == [each.tobytes() for each in maps], (level, threads)

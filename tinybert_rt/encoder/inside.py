@@ -7,7 +7,7 @@ import numpy as np
 from tinybert_rt.format.layout import WEIGHT_DTYPES
 from tinybert_rt.kernels.attention_probabilities import attention_scores, softmax_scores
 from tinybert_rt.kernels.attention_relative import relative_scores, score_stride
-from tinybert_rt.kernels.jit import kernel
+from tinybert_rt.kernels.jit import inline, kernel
 from tinybert_rt.kernels.memory import load_i64
 from tinybert_rt.kernels.probabilities import copy_row
 from tinybert_rt.kernels.vector import sqrt_f32
@@ -37,6 +37,12 @@ def _block_start(model, request, item):  # type: ignore[no-untyped-def]
     return squares * model.num_layers * model.num_heads
 
 
+@inline
+def heads_bytes(session, rows):  # type: ignore[no-untyped-def]
+    """Bytes of the queries, the keys or the values of all heads."""
+    return session.head_slots * rows * session.head_width * 4
+
+
 @kernel
 def keep_attentions(session, request, local, part, layer, index, rows, worker, workers):  # type: ignore[no-untyped-def]
     """This worker's (text, head) pairs of layer number `index` to request.attentions.
@@ -47,7 +53,7 @@ def keep_attentions(session, request, local, part, layer, index, rows, worker, w
     model = session.model
     scale = _F(1.0) / sqrt_f32(_F(model.head_size * model.score_parts))
     row_bytes = session.head_width * 4
-    part_bytes = session.head_slots * rows * row_bytes
+    part_bytes = heads_bytes(session, rows)
     for text in range(part.last_text - part.first_text):
         start = load_i64(part.row_starts + 8 * text)
         tokens = load_i64(part.row_starts + 8 * (text + 1)) - start

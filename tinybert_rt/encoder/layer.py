@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinybert_rt.encoder.inside import keep_attentions
+from tinybert_rt.encoder.inside import heads_bytes, keep_attentions
 from tinybert_rt.encoder.structs import (
     ATTENTION,
     ATTENTION_OUTPUT,
@@ -75,12 +75,6 @@ def target_rows(target, out, width, residual, row):  # type: ignore[no-untyped-d
     target.part_stride = 0
     target.group_blocks = width >> 4
     target.group_stride = 0
-
-
-@inline
-def _part_bytes(session, rows):  # type: ignore[no-untyped-def]
-    """Of the queries, the keys or the values of all heads."""
-    return session.head_slots * rows * session.head_width * 4
 
 
 @inline
@@ -158,7 +152,7 @@ def _attend_in_turn(session, local, part, weights, rows, firsts, worker, workers
     """This worker's (text, head) pairs; queries, keys and values of all heads are in part.heads. firsts: see `_attend`."""
     num_heads = session.model.num_heads
     row_bytes = session.head_width * 4
-    part_bytes = _part_bytes(session, rows)
+    part_bytes = heads_bytes(session, rows)
     for unit in range(worker, (part.last_text - part.first_text) * num_heads, workers):
         text = unit // num_heads
         head = unit - text * num_heads
@@ -240,7 +234,7 @@ def _own_rows(session, rows, worker, workers):  # type: ignore[no-untyped-def]
 def layer(session, request, local, part, index, rows, worker, workers):  # type: ignore[no-untyped-def]
     """Encoder layer number `index`; part.x and its quantized form are input and output.
 
-    With many rows, each worker takes its own through everything but attention, and all meet before and after that. With few,
+    With enough rows (`rows_apart`), each worker takes its own through everything but attention, and all meet before and after. With few,
     a team shares the columns of each linear layer, so that each weight is read by one worker, and meets after every step. The heads
     of attention belong to one worker each, with the columns that make their queries, keys and values, where that is fair.
     """
@@ -282,7 +276,7 @@ def last_layer_of_firsts(session, local, part, index, rows, worker, workers):  #
     none = np.int64(0)
     x, x_stride = rows_for(weights.qkv, part.x, session.model.hidden_width * 4, part.q, session.q_width, none)
     target = local.target
-    _target_heads(target, session, part.heads, rows, none, _part_bytes(session, rows))
+    _target_heads(target, session, part.heads, rows, none, heads_bytes(session, rows))
     width = session.context_width
     columns(local, x, x_stride, part.scales, part.zeros, texts, weights.qkv, none, width, _BEHIND, target, PLAIN, worker, workers)
     meet(session, local, workers, QKV)
@@ -310,7 +304,7 @@ def _project_heads(session, local, part, weights, begin, rows, row, end, rank, t
     scales = part.scales + 4 * row
     zeros = part.zeros + 4 * row
     target = local.target
-    _target_heads(target, session, part.heads, rows, row, _part_bytes(session, rows))
+    _target_heads(target, session, part.heads, rows, row, heads_bytes(session, rows))
     outputs = weights.qkv.outputs
     columns(local, x, x_stride, scales, zeros, end - row, weights.qkv, begin, outputs, _BEHIND, target, PLAIN, rank, team)
 

@@ -53,12 +53,15 @@ def _weight_bytes(weights):  # type: ignore[no-untyped-def]
 
 @kernel
 def _layers_bytes(model):  # type: ignore[no-untyped-def]
-    """Bytes of the layers' matrices, those that several layers share counted once."""
+    """Bytes of the four matrices of each layer; a layer that runs several times counts once.
+
+    Layers lie in a file in the order in which they first run, so a new one is behind all others.
+    """
     total = np.int64(0)
-    last = np.int64(-1)
+    last = np.int64(0)
     for index in range(model.num_layers):
         weights = model.layers[index]
-        if weights.qkv.weight != last:
+        if weights.qkv.weight > last:
             last = weights.qkv.weight
             total += _weight_bytes(weights.qkv) + _weight_bytes(weights.attention_output)
             total += _weight_bytes(weights.ffn_in) + _weight_bytes(weights.ffn_out)
@@ -87,7 +90,7 @@ def plan_session(session, model, arena, workers):  # type: ignore[no-untyped-def
     session.context_width = part_width
     session.q_width = max(model.hidden_width, part_width, model.embedding_width)
     session.inner_rows = INNER_ROWS
-    session.rows_apart = ROWS_APART_LIGHT if _layers_bytes(model) <= LIGHT_BYTES else ROWS_APART
+    session.rows_apart = ROWS_APART_LIGHT if _layers_bytes(model) * workers <= LIGHT_BYTES else ROWS_APART
     session.attention_tokens = chunk
     session.n_chunks = 0
     session.next_chunk = 0
