@@ -1,4 +1,4 @@
-"""How workers meet: jobs that wake the helpers, and a barrier that spins briefly and then yields the processor.
+"""How workers meet: jobs that wake the helpers, and a barrier that spins and yields the processor in turn.
 
 The caller's own thread is worker 0. The others, the helpers, sit inside `serve` (see `encoder.batch`) from the session's start to
 its end. They wait for a job by spinning for a moment, so that calls in quick succession find them awake, and then sleep.
@@ -20,7 +20,9 @@ from tinybert_rt.kernels.memory import (
     store_i64,
 )
 
-_SPINS = 2000
+_SPINS_PER_YIELD = 128
+"""Two workers may find themselves on one processor, and stay there while others are busy: then each spin delays the one waited for."""
+
 _SPINS_FOR_A_JOB = 4000
 _COUNT_OFFSET = Session.fields["barrier_count"].offset
 _GENERATION_OFFSET = Session.fields["barrier_generation"].offset
@@ -66,13 +68,13 @@ def barrier(session, workers):  # type: ignore[no-untyped-def]
         return
     spins = 0
     while atomic_load(generation) == entered:
-        _pause(session, spins, _SPINS)
         spins += 1
+        _pause(session, spins)
 
 
 @inline
-def _pause(session, spins, limit):  # type: ignore[no-untyped-def]
-    if spins < limit or session.yield_thread == 0:
+def _pause(session, spins):  # type: ignore[no-untyped-def]
+    if spins & (_SPINS_PER_YIELD - 1) != 0 or session.yield_thread == 0:
         spin_hint()
     else:
         call_callback(session.yield_thread, 0)
@@ -97,8 +99,8 @@ def wait_for_job(session, local, done):  # type: ignore[no-untyped-def]
     spins = 0
     while atomic_load(job) == done:
         if spins < _SPINS_FOR_A_JOB or session.sleep_thread == 0:
-            _pause(session, spins, _SPINS_FOR_A_JOB)
             spins += 1
+            _pause(session, spins)
             continue
         asleep = local.address + _ASLEEP_OFFSET
         atomic_store(asleep, 1)
